@@ -1,0 +1,35 @@
+# Compiler, linker and sanitizer choices, in one place for every target.
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
+endif()
+
+find_program(TOLLHOUSE_CCACHE ccache)
+if(TOLLHOUSE_CCACHE)
+  # Paths relative to the checkout, so that one compiler cache serves several checkouts.
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${CMAKE_SOURCE_DIR}
+      CCACHE_NOHASHDIR=1 ${TOLLHOUSE_CCACHE})
+endif()
+
+find_program(TOLLHOUSE_MOLD mold)
+if(TOLLHOUSE_MOLD)
+  add_link_options(-fuse-ld=mold)
+endif()
+
+add_compile_options(-ffile-prefix-map=${CMAKE_SOURCE_DIR}=.)
+add_compile_definitions(_GNU_SOURCE)
+
+set(TOLLHOUSE_SANITIZE "" CACHE STRING "Sanitizers: address,undefined or thread")
+if(TOLLHOUSE_SANITIZE)
+  add_compile_options(-fsanitize=${TOLLHOUSE_SANITIZE} -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=${TOLLHOUSE_SANITIZE})
+endif()
+
+set(TOLLHOUSE_WARNINGS -Wall -Wextra -Wshadow=local -Wnon-virtual-dtor
+    -Wno-unused-parameter -Wno-missing-field-initializers -Werror)
