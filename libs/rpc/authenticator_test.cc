@@ -1,0 +1,47 @@
+#include "libs/rpc/authenticator.h"
+
+#include <grpcpp/test/server_context_test_spouse.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <fstream>
+
+#include "libs/testing/temp_dir.h"
+
+namespace tollhouse::rpc {
+namespace {
+
+absl::Status CheckWith(const Authenticator& authenticator, const std::string& header) {
+  grpc::ServerContext context;
+  grpc::testing::ServerContextTestSpouse spouse(&context);
+  spouse.AddClientMetadata("authorization", header);
+  return authenticator.Check(context);
+}
+
+TEST(AuthenticatorTest, AcceptsOnlyItsToken) {
+  const Authenticator authenticator("correct-horse-battery");
+  EXPECT_TRUE(CheckWith(authenticator, "Bearer correct-horse-battery").ok());
+  for (const char* header : {"Bearer correct-horse-batterz", "correct-horse-battery", "Bearer ", "",
+                             "Basic correct-horse-battery"}) {
+    EXPECT_EQ(CheckWith(authenticator, header).code(), absl::StatusCode::kUnauthenticated) << header;
+  }
+}
+
+TEST(AuthenticatorTest, MakesATokenFileThatOnlyTheOwnerReads) {
+  const testing::TempDir dir;
+  const std::string path = dir.File("admin.token");
+  ASSERT_FALSE(Authenticator::FromFile(path, false).ok());
+  const auto made = Authenticator::FromFile(path, true);
+  ASSERT_TRUE(made.ok());
+  struct stat info;
+  ASSERT_EQ(stat(path.c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0600u);
+  std::ifstream file(path);
+  std::string token;
+  std::getline(file, token);
+  EXPECT_TRUE(CheckWith(*made, "Bearer " + token).ok());
+  EXPECT_TRUE(CheckWith(*Authenticator::FromFile(path, true), "Bearer " + token).ok());
+}
+
+}  // namespace
+}  // namespace tollhouse::rpc
