@@ -1,0 +1,34 @@
+#include "libs/aio/termination.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+namespace tollhouse::aio {
+namespace {
+
+sigset_t TerminationSignals() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGINT);
+  return set;
+}
+
+}  // namespace
+
+void BlockTerminationSignals() {
+  const sigset_t set = TerminationSignals();
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+}
+
+int WaitForTermination() {
+  const sigset_t set = TerminationSignals();
+  int received = 0;
+  sigwait(&set, &received);
+  pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+  return received;
+}
+
+}  // namespace tollhouse::aio

@@ -1,0 +1,12 @@
+// SIGTERM and SIGINT as something main() waits for, so that shutdown is ordinary code in one place.
+#pragma once
+
+namespace tollhouse::aio {
+
+// Blocks SIGTERM and SIGINT and ignores SIGPIPE for this thread and all it starts. Call first in main().
+void BlockTerminationSignals();
+
+// Waits for SIGTERM or SIGINT; returns its number. A second one during shutdown ends the process.
+int WaitForTermination();
+
+}  // namespace tollhouse::aio
