@@ -3,8 +3,10 @@
 
 #include <grpcpp/support/server_callback.h>
 
+#include <algorithm>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -28,7 +30,14 @@ class WatchHub {
 
   // The reactor of one call of the Watch RPC.
   grpc::ServerBidiReactor<Request, Response>* Serve(grpc::CallbackServerContext* context) {
-    return new Reactor(this);
+    auto reactor = std::make_unique<Reactor>(this);
+    Reactor* const call = reactor.get();
+    {
+      absl::MutexLock lock(&mutex_);
+      calls_.emplace(call, std::move(reactor));
+    }
+    call->Begin();
+    return call;
   }
 
   // Gives the change the next version, queues it for every subscriber and returns the version.
@@ -74,7 +83,9 @@ class WatchHub {
 
   class Reactor final : public grpc::ServerBidiReactor<Request, Response> {
    public:
-    explicit Reactor(WatchHub* hub) : hub_(hub) { this->StartRead(&request_); }
+    explicit Reactor(WatchHub* hub) : hub_(hub) {}
+
+    void Begin() { this->StartRead(&request_); }
 
     void OnReadDone(bool ok) override {
       if (!ok) {
@@ -126,11 +137,12 @@ class WatchHub {
     }
 
     void OnDone() override {
-      {
-        absl::MutexLock lock(&hub_->mutex_);
-        hub_->subscribers_.erase(this);
-      }
-      delete this;
+      std::unique_ptr<Reactor> self;  // outlives the lock
+      absl::MutexLock lock(&hub_->mutex_);
+      hub_->subscribers_.erase(this);
+      const auto call = hub_->calls_.find(this);
+      self = std::move(call->second);
+      hub_->calls_.erase(call);
     }
 
    private:
@@ -171,7 +183,8 @@ class WatchHub {
   absl::Mutex mutex_;
   int64_t version_ ABSL_GUARDED_BY(mutex_) = 1;
   bool shutdown_ ABSL_GUARDED_BY(mutex_) = false;
-  std::set<Reactor*> subscribers_ ABSL_GUARDED_BY(mutex_);
+  std::map<Reactor*, std::unique_ptr<Reactor>> calls_ ABSL_GUARDED_BY(mutex_);  // until OnDone
+  std::set<Reactor*> subscribers_ ABSL_GUARDED_BY(mutex_);  // those that have named themselves
 };
 
 }  // namespace tollhouse::rpc
