@@ -102,6 +102,11 @@ TEST(PeriodAt, SkippedMidnightStartsAtTheChange) {
   EXPECT_EQ(At("day", "Africa/Cairo", Utc(2023, 4, 27, 22)).start, Utc(2023, 4, 27, 22));
 }
 
+TEST(PeriodAt, GapAroundMidnightStartsTheNewDay) {
+  // Toronto: 1919-03-30 23:30 EST became 1919-03-31 00:30 EDT at 04:30 UTC.
+  EXPECT_EQ(At("day", "America/Toronto", Utc(1919, 3, 31, 12)).start, Utc(1919, 3, 31, 4, 30));
+}
+
 TEST(PeriodAt, RepeatedMidnightStartsAtItsFirst) {
   // Havana: 2011-11-13 01:00 CDT became 00:00 CST at 05:00 UTC; midnight happens at 04:00 and 05:00.
   const Period day = At("day", "America/Havana", Utc(2011, 11, 13, 12));
