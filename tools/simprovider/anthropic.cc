@@ -16,24 +16,36 @@ absl::Status Bad(std::string_view message) { return absl::InvalidArgumentError(A
 
 std::string_view StopReason(Finish finish) {
   switch (finish) {
-    case Finish::kLength: return "max_tokens";
-    case Finish::kTool: return "tool_use";
-    case Finish::kStop: break;
+    case Finish::kLength:
+      return "max_tokens";
+    case Finish::kTool:
+      return "tool_use";
+    case Finish::kStop:
+      break;
   }
   return "end_turn";
 }
 
 std::string_view ErrorType(int status) {
   switch (status) {
-    case 401: return "authentication_error";
-    case 402: return "billing_error";
-    case 403: return "permission_error";
-    case 404: return "not_found_error";
-    case 413: return "request_too_large";
-    case 429: return "rate_limit_error";
-    case 504: return "timeout_error";
-    case 529: return "overloaded_error";
-    default: return status < 500 ? "invalid_request_error" : "api_error";
+    case 401:
+      return "authentication_error";
+    case 402:
+      return "billing_error";
+    case 403:
+      return "permission_error";
+    case 404:
+      return "not_found_error";
+    case 413:
+      return "request_too_large";
+    case 429:
+      return "rate_limit_error";
+    case 504:
+      return "timeout_error";
+    case 529:
+      return "overloaded_error";
+    default:
+      return status < 500 ? "invalid_request_error" : "api_error";
   }
 }
 
@@ -57,10 +69,9 @@ std::string FullUsage(const Usage& usage) {
 }
 
 std::string ToolUse(const Answer& answer, std::string_view input) {
-  return absl::StrCat("{\"type\":\"tool_use\",\"id\":\"toolu_sim",
-                      absl::Dec(answer.seq, absl::kZeroPad12),
-                      "\",\"name\":", JsonString(answer.tool->name), ",\"input\":", Absl(input),
-                      "}");
+  return absl::StrCat(
+      "{\"type\":\"tool_use\",\"id\":\"toolu_sim", absl::Dec(answer.seq, absl::kZeroPad12),
+      "\",\"name\":", JsonString(answer.tool->name), ",\"input\":", Absl(input), "}");
 }
 
 // The message object; `content` is what stands between its brackets.
@@ -180,8 +191,8 @@ class Anthropic : public Dialect {
       }
       ++size.messages;
       AddPrompt(message, &size);
-      user_asks = role == "user" && ReadDirectives(content, &chat.directives) &&
-                  !HasToolResult(message);
+      user_asks =
+          role == "user" && ReadDirectives(content, &chat.directives) && !HasToolResult(message);
     }
     if (tools.has_value() && !tools->is_null()) {
       if (!tools->is_array()) return Bad("tools: Input should be a valid list");
@@ -192,7 +203,8 @@ class Anthropic : public Dialect {
           if (tool["name"].get(tool_name) != simdjson::SUCCESS) continue;
           element schema;
           const bool has_schema = tool["input_schema"].get(schema) == simdjson::SUCCESS;
-          chat.tools.push_back({std::string(tool_name), has_schema ? SampleArguments(schema) : "{}"});
+          chat.tools.push_back(
+              {std::string(tool_name), has_schema ? SampleArguments(schema) : "{}"});
         }
       }
     }
@@ -210,13 +222,13 @@ class Anthropic : public Dialect {
   std::string Models(const std::vector<std::string>& models) const override {
     std::string out = "{\"data\":[";
     for (const std::string& model : models) {
-      absl::StrAppend(&out, out.back() == '[' ? "" : ",", "{\"type\":\"model\",\"id\":",
-                      JsonString(model), ",\"display_name\":", JsonString(model),
-                      ",\"created_at\":\"2026-01-01T00:00:00Z\"}");
+      absl::StrAppend(
+          &out, out.back() == '[' ? "" : ",", "{\"type\":\"model\",\"id\":", JsonString(model),
+          ",\"display_name\":", JsonString(model), ",\"created_at\":\"2026-01-01T00:00:00Z\"}");
     }
     absl::StrAppend(&out, "],\"has_more\":false,\"first_id\":",
-                    models.empty() ? "null" : JsonString(models.front()), ",\"last_id\":",
-                    models.empty() ? "null" : JsonString(models.back()), "}");
+                    models.empty() ? "null" : JsonString(models.front()),
+                    ",\"last_id\":", models.empty() ? "null" : JsonString(models.back()), "}");
     return out;
   }
 
@@ -250,10 +262,11 @@ class Anthropic : public Dialect {
                   ",\"index\":0,\"content_block\":{\"type\":\"thinking\",\"thinking\":\"\","
                   "\"signature\":\"\"}",
                   &out);
-      AppendEvent("content_block_delta",
-                  absl::StrCat(",\"index\":0,\"delta\":{\"type\":\"thinking_delta\",\"thinking\":\"",
-                               Absl(kThought), "\"}"),
-                  &out);
+      AppendEvent(
+          "content_block_delta",
+          absl::StrCat(",\"index\":0,\"delta\":{\"type\":\"thinking_delta\",\"thinking\":\"",
+                       Absl(kThought), "\"}"),
+          &out);
       AppendEvent(
           "content_block_delta",
           absl::StrCat(",\"index\":0,\"delta\":{\"type\":\"signature_delta\",\"signature\":\"",
@@ -285,13 +298,13 @@ class Anthropic : public Dialect {
   std::string StreamTail(const Answer& answer) const override {
     std::string out;
     AppendEvent("content_block_stop", absl::StrCat(",\"index\":", MainBlock(answer)), &out);
-    AppendEvent("message_delta",
-                absl::StrCat(",\"delta\":{\"stop_reason\":\"", Absl(StopReason(answer.finish)),
-                             "\",\"stop_sequence\":null}",
-                             answer.show_usage
-                                 ? absl::StrCat(",\"usage\":{", Counts(answer.usage), "}")
-                                 : ""),
-                &out);
+    AppendEvent(
+        "message_delta",
+        absl::StrCat(
+            ",\"delta\":{\"stop_reason\":\"", Absl(StopReason(answer.finish)),
+            "\",\"stop_sequence\":null}",
+            answer.show_usage ? absl::StrCat(",\"usage\":{", Counts(answer.usage), "}") : ""),
+        &out);
     AppendEvent("message_stop", "", &out);
     return out;
   }

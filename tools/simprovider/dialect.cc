@@ -15,7 +15,7 @@ constexpr int64_t kUndeclaredMaxTokens = 4096;
 // One word per token: plain, quoted, beyond ASCII and beyond the BMP, so that whoever handles the
 // answer meets escapes and multi-byte characters.
 constexpr std::array<std::string_view, 16> kWords = {
-    "every ", "call ",   "passes ",  "one ", "gate ", "and ",  "pays ",   "its ",
+    "every ", "call ",   "passes ", "one ", "gate ", "and ",  "pays ",   "its ",
     "toll ",  "\"so\" ", "größer ", "sum ", "of ",   "gold ", "stays\n", "safe🙂 "};
 
 bool IsContinuation(char c) { return (static_cast<unsigned char>(c) & 0xc0) == 0x80; }
@@ -52,8 +52,8 @@ std::string Answer::Piece(int64_t from, int64_t to) const {
   return out;
 }
 
-Answer PlanAnswer(const ChatRequest& request, const Script& script, int64_t body_bytes,
-                  int64_t seq, int64_t created) {
+Answer PlanAnswer(const ChatRequest& request, const Script& script, int64_t body_bytes, int64_t seq,
+                  int64_t created) {
   Answer answer;
   answer.seq = seq;
   answer.created = created;
@@ -74,9 +74,9 @@ Answer PlanAnswer(const ChatRequest& request, const Script& script, int64_t body
       }
     }
   }
-  answer.finish = answer.tool.has_value()    ? Finish::kTool
-                  : script.output > output   ? Finish::kLength
-                                             : Finish::kStop;
+  answer.finish = answer.tool.has_value()  ? Finish::kTool
+                  : script.output > output ? Finish::kLength
+                                           : Finish::kStop;
   answer.chunks = script.chunks == 0 ? answer.visible : std::min(script.chunks, answer.visible);
   if (answer.tool.has_value()) answer.chunks = std::max<int64_t>(1, answer.chunks);
   if (script.fault == Fault::kGigantic) {

@@ -3,14 +3,14 @@
 // one line in Service).
 #pragma once
 
+#include <simdjson.h>
+
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <simdjson.h>
 
 #include "absl/status/statusor.h"
 #include "tools/simprovider/meter.h"
@@ -79,8 +79,8 @@ struct Answer {
 
 // Plans the answer to `request`. Cached, cache-write and reasoning tokens are clamped to what they
 // are a part of.
-Answer PlanAnswer(const ChatRequest& request, const Script& script, int64_t body_bytes,
-                  int64_t seq, int64_t created);
+Answer PlanAnswer(const ChatRequest& request, const Script& script, int64_t body_bytes, int64_t seq,
+                  int64_t created);
 
 // Stateless, shared by all requests.
 class Dialect {

@@ -1,10 +1,10 @@
 // Compressing an answer, whole or event by event.
 #pragma once
 
+#include <zlib.h>
+
 #include <string>
 #include <string_view>
-
-#include <zlib.h>
 
 namespace tollhouse::simprovider {
 

@@ -42,13 +42,12 @@ std::string_view WithoutDate(std::string_view model) {
 }
 
 void AppendUsage(const Usage& usage, std::string* out) {
-  absl::StrAppend(out, "{\"input_tokens\":", usage.input,
-                  ",\"cached_input_tokens\":", usage.cached,
+  absl::StrAppend(out, "{\"input_tokens\":", usage.input, ",\"cached_input_tokens\":", usage.cached,
                   ",\"cache_write_tokens\":", usage.cache_write_5m + usage.cache_write_1h,
                   ",\"cache_write_5m_tokens\":", usage.cache_write_5m,
                   ",\"cache_write_1h_tokens\":", usage.cache_write_1h,
-                  ",\"output_tokens\":", usage.output,
-                  ",\"reasoning_tokens\":", usage.reasoning, "}");
+                  ",\"output_tokens\":", usage.output, ",\"reasoning_tokens\":", usage.reasoning,
+                  "}");
 }
 
 std::string_view Bool(bool value) { return value ? "true" : "false"; }
@@ -228,10 +227,9 @@ std::string Meter::TotalsJson() const {
   std::string out =
       absl::StrCat("{\"requests\":", requests_, ",\"billed_requests\":", billed_requests_,
                    ",\"open_requests\":", open, ",\"unpriced_requests\":", unpriced_requests_,
-                   ",\"cost_nanousd\":\"", total_.nanos(),
-                   "\",\"in_flight\":", in_flight_, ",\"max_concurrent\":", max_concurrent_,
-                   ",\"last_seq\":", next_seq_ - 1, ",\"records_dropped\":", dropped_,
-                   ",\"usage\":");
+                   ",\"cost_nanousd\":\"", total_.nanos(), "\",\"in_flight\":", in_flight_,
+                   ",\"max_concurrent\":", max_concurrent_, ",\"last_seq\":", next_seq_ - 1,
+                   ",\"records_dropped\":", dropped_, ",\"usage\":");
   AppendUsage(usage_, &out);
   out.append("}\n");
   return out;
@@ -262,10 +260,10 @@ void Meter::AppendToFile(const Record& record) {
 }
 
 std::string RecordJson(const Record& record) {
-  std::string out = absl::StrCat(
-      "{\"seq\":", record.seq, ",\"time\":\"",
-      absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", record.time, absl::UTCTimeZone()),
-      "\",\"dialect\":\"", record.dialect, "\",\"method\":");
+  std::string out =
+      absl::StrCat("{\"seq\":", record.seq, ",\"time\":\"",
+                   absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", record.time, absl::UTCTimeZone()),
+                   "\",\"dialect\":\"", record.dialect, "\",\"method\":");
   AppendJsonString(record.method, &out);
   out.append(",\"path\":");
   AppendJsonString(record.path, &out);
@@ -273,13 +271,12 @@ std::string RecordJson(const Record& record) {
   AppendJsonString(record.model, &out);
   out.append(",\"hold_id\":");
   AppendJsonString(record.hold_id, &out);
-  absl::StrAppend(&out, ",\"key_hash\":\"", record.key_hash, "\",\"body_bytes\":",
-                  record.body_bytes, ",\"body_hash\":\"", record.body_hash,
-                  "\",\"stream\":", Absl(Bool(record.stream)), ",\"fault\":\"", record.fault,
-                  "\",\"status\":", record.status, ",\"billed\":", Absl(Bool(record.billed)),
-                  ",\"completed\":", Absl(Bool(record.completed)),
-                  ",\"open\":", Absl(Bool(record.open)), ",\"end\":\"", record.end,
-                  "\",\"usage\":");
+  absl::StrAppend(
+      &out, ",\"key_hash\":\"", record.key_hash, "\",\"body_bytes\":", record.body_bytes,
+      ",\"body_hash\":\"", record.body_hash, "\",\"stream\":", Absl(Bool(record.stream)),
+      ",\"fault\":\"", record.fault, "\",\"status\":", record.status,
+      ",\"billed\":", Absl(Bool(record.billed)), ",\"completed\":", Absl(Bool(record.completed)),
+      ",\"open\":", Absl(Bool(record.open)), ",\"end\":\"", record.end, "\",\"usage\":");
   AppendUsage(record.usage, &out);
   absl::StrAppend(&out, ",\"cost_nanousd\":\"", record.cost.nanos(),
                   "\",\"price_nanousd_per_million\":");

@@ -78,8 +78,8 @@ struct Record {
   std::string method;
   std::string path;
   std::string model;
-  std::string hold_id;   // x-tollhouse-hold-id, "" if absent
-  std::string key_hash;  // first 12 hex digits of SHA-256 of the presented key, "" if none
+  std::string hold_id;    // x-tollhouse-hold-id, "" if absent
+  std::string key_hash;   // first 12 hex digits of SHA-256 of the presented key, "" if none
   std::string body_hash;  // first 16 hex digits of SHA-256 of the body
   int64_t body_bytes = 0;
   bool stream = false;
@@ -87,7 +87,7 @@ struct Record {
   // Kept by the meter.
   int64_t seq = 0;
   absl::Time time;
-  int status = 0;          // 0: no head was sent
+  int status = 0;  // 0: no head was sent
   Usage usage;
   const TokenPrices* prices = nullptr;
   bool billed = false;
@@ -121,15 +121,15 @@ class Meter {
   // Writes the state so far to the file.
   void Snapshot(const Record& record);
   // Idempotent: the first end counts.
-  void End(const std::shared_ptr<Record>& record, int status, bool completed,
-           std::string_view end);
+  void End(const std::shared_ptr<Record>& record, int status, bool completed, std::string_view end);
   // Ends everything in flight as "shutdown".
   void EndAll();
   // Forgets records and totals; requests in flight are forgotten too, sequence numbers go on.
   void Reset();
 
   std::string TotalsJson() const;
-  // At most `max` lines for records with seq > after, oldest first; `after` moves on. "" at the end.
+  // At most `max` lines for records with seq > after, oldest first; `after` moves on. "" at the
+  // end.
   std::string RecordLines(int64_t* after, size_t max) const;
   NanoUsd total() const { return total_; }
   int64_t in_flight() const { return in_flight_; }

@@ -20,9 +20,12 @@ std::string Id(const Answer& answer) {
 
 std::string_view FinishReason(Finish finish) {
   switch (finish) {
-    case Finish::kLength: return "length";
-    case Finish::kTool: return "tool_calls";
-    case Finish::kStop: break;
+    case Finish::kLength:
+      return "length";
+    case Finish::kTool:
+      return "tool_calls";
+    case Finish::kStop:
+      break;
   }
   return "stop";
 }
@@ -32,14 +35,14 @@ std::string ToolCallId(const Answer& answer, int64_t choice) {
 }
 
 std::string UsageJson(const Usage& usage) {
-  return absl::StrCat("{\"prompt_tokens\":", usage.input, ",\"completion_tokens\":", usage.output,
-                      ",\"total_tokens\":", usage.input + usage.output,
-                      ",\"prompt_tokens_details\":{\"cached_tokens\":", usage.cached,
-                      ",\"cache_write_tokens\":", usage.cache_write_5m + usage.cache_write_1h,
-                      ",\"audio_tokens\":0},\"completion_tokens_details\":{\"reasoning_tokens\":",
-                      usage.reasoning,
-                      ",\"audio_tokens\":0,\"accepted_prediction_tokens\":0,"
-                      "\"rejected_prediction_tokens\":0}}");
+  return absl::StrCat(
+      "{\"prompt_tokens\":", usage.input, ",\"completion_tokens\":", usage.output,
+      ",\"total_tokens\":", usage.input + usage.output,
+      ",\"prompt_tokens_details\":{\"cached_tokens\":", usage.cached,
+      ",\"cache_write_tokens\":", usage.cache_write_5m + usage.cache_write_1h,
+      ",\"audio_tokens\":0},\"completion_tokens_details\":{\"reasoning_tokens\":", usage.reasoning,
+      ",\"audio_tokens\":0,\"accepted_prediction_tokens\":0,"
+      "\"rejected_prediction_tokens\":0}}");
 }
 
 // Opens an event with one element of `choices`, up to and including the key "delta".
@@ -158,9 +161,9 @@ class OpenAi : public Dialect {
           std::string_view tool_name;
           if (tool["function"]["name"].get(tool_name) != simdjson::SUCCESS) continue;
           element schema;
-          const bool has_schema =
-              tool["function"]["parameters"].get(schema) == simdjson::SUCCESS;
-          chat.tools.push_back({std::string(tool_name), has_schema ? SampleArguments(schema) : "{}"});
+          const bool has_schema = tool["function"]["parameters"].get(schema) == simdjson::SUCCESS;
+          chat.tools.push_back(
+              {std::string(tool_name), has_schema ? SampleArguments(schema) : "{}"});
         }
       }
     }
@@ -200,18 +203,18 @@ class OpenAi : public Dialect {
   }
 
   std::string Json(const Answer& answer) const override {
-    std::string out =
-        absl::StrCat("{\"id\":\"", Id(answer),
-                     "\",\"object\":\"chat.completion\",\"created\":", answer.created,
-                     ",\"model\":", JsonString(answer.model), ",\"choices\":[");
+    std::string out = absl::StrCat("{\"id\":\"", Id(answer),
+                                   "\",\"object\":\"chat.completion\",\"created\":", answer.created,
+                                   ",\"model\":", JsonString(answer.model), ",\"choices\":[");
     const std::string content = JsonString(answer.Piece(0, answer.chunks));
     for (int64_t choice = 0; choice < answer.n; ++choice) {
       absl::StrAppend(&out, choice > 0 ? "," : "", "{\"index\":", choice,
                       ",\"message\":{\"role\":\"assistant\",\"content\":");
       if (answer.tool.has_value()) {
-        absl::StrAppend(&out, "null,\"refusal\":null,\"tool_calls\":[{\"id\":\"",
-                        ToolCallId(answer, choice), "\",\"type\":\"function\",\"function\":{\"name\":",
-                        JsonString(answer.tool->name), ",\"arguments\":", content, "}}]");
+        absl::StrAppend(
+            &out, "null,\"refusal\":null,\"tool_calls\":[{\"id\":\"", ToolCallId(answer, choice),
+            "\",\"type\":\"function\",\"function\":{\"name\":", JsonString(answer.tool->name),
+            ",\"arguments\":", content, "}}]");
       } else {
         absl::StrAppend(&out, content, ",\"refusal\":null,\"annotations\":[]");
       }
@@ -228,14 +231,14 @@ class OpenAi : public Dialect {
     std::string out;
     for (int64_t choice = 0; choice < answer.n; ++choice) {
       if (answer.tool.has_value()) {
-        AppendEvent(answer, choice,
-                    absl::StrCat("{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{"
-                                 "\"index\":0,\"id\":\"",
-                                 ToolCallId(answer, choice),
-                                 "\",\"type\":\"function\",\"function\":{\"name\":",
-                                 JsonString(answer.tool->name),
-                                 ",\"arguments\":\"\"}}],\"refusal\":null}"),
-                    "null", &out);
+        AppendEvent(
+            answer, choice,
+            absl::StrCat("{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{"
+                         "\"index\":0,\"id\":\"",
+                         ToolCallId(answer, choice),
+                         "\",\"type\":\"function\",\"function\":{\"name\":",
+                         JsonString(answer.tool->name), ",\"arguments\":\"\"}}],\"refusal\":null}"),
+            "null", &out);
       } else {
         AppendEvent(answer, choice, "{\"role\":\"assistant\",\"content\":\"\",\"refusal\":null}",
                     "null", &out);

@@ -1,11 +1,10 @@
 #include "tools/simprovider/options.h"
 
+#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <fstream>
 #include <iostream>
 #include <iterator>
-
-#include <CLI/CLI.hpp>
 
 #include "absl/strings/ascii.h"
 
@@ -63,29 +62,38 @@ int ParseFlags(int argc, char** argv, Options* options) {
       ->delimiter(',');
   const auto range = CLI::Range(int64_t{0}, int64_t{100'000'000});
   app.add_option("--latency-ms", defaults.latency_ms, "time before the answer begins")
-      ->check(range)->capture_default_str();
+      ->check(range)
+      ->capture_default_str();
   app.add_option("--chunk-delay-ms", defaults.chunk_delay_ms, "time before each chunk of a stream")
-      ->check(range)->capture_default_str();
+      ->check(range)
+      ->capture_default_str();
   app.add_option("--jitter-ms", defaults.jitter_ms, "0..N added at random to every delay")
-      ->check(range)->capture_default_str();
+      ->check(range)
+      ->capture_default_str();
   app.add_option("--seed", service.seed, "of the jitter")->capture_default_str();
-  app.add_option("--output-tokens", defaults.output, "output tokens, capped by the request's maximum")
-      ->check(range)->capture_default_str();
+  app.add_option("--output-tokens", defaults.output,
+                 "output tokens, capped by the request's maximum")
+      ->check(range)
+      ->capture_default_str();
   app.add_option("--chunks", defaults.chunks, "chunks of a stream, 0 for one per token")
-      ->check(range)->capture_default_str();
+      ->check(range)
+      ->capture_default_str();
   std::string on_disconnect = "stop";
   app.add_option("--on-disconnect", on_disconnect,
                  "stop: bill what was generated until then; continue: bill the full answer")
-      ->check(CLI::IsMember({"stop", "continue"}))->capture_default_str();
+      ->check(CLI::IsMember({"stop", "continue"}))
+      ->capture_default_str();
   std::vector<std::string> prices;
   app.add_option("--price", prices,
                  "model=input,output[,cache_read[,cache_write_5m[,cache_write_1h]]] in USD per "
                  "million tokens; model@N=... above N input tokens; may be repeated")
-      ->expected(1)->take_all();
+      ->expected(1)
+      ->take_all();
   app.add_option("--meter-file", options->meter_file,
                  "append every record as a line of JSON (the last line of a seq counts)");
   app.add_option("--keep-records", service.keep_records, "records kept in memory")
-      ->check(CLI::Range(size_t{1}, size_t{100'000'000}))->capture_default_str();
+      ->check(CLI::Range(size_t{1}, size_t{100'000'000}))
+      ->capture_default_str();
 
   try {
     app.parse(argc, argv);

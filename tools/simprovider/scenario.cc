@@ -1,9 +1,9 @@
 #include "tools/simprovider/scenario.h"
 
+#include <simdjson.h>
+
 #include <array>
 #include <utility>
-
-#include <simdjson.h>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -30,8 +30,8 @@ constexpr std::array<std::pair<std::string_view, Fault>, 9> kFaults = {{
 }};
 
 absl::Status BadDirective(std::string_view key, std::string_view value, std::string_view why) {
-  return absl::InvalidArgumentError(absl::StrCat("directive ", Absl(key), "=", Absl(value), ": ",
-                                                 Absl(why)));
+  return absl::InvalidArgumentError(
+      absl::StrCat("directive ", Absl(key), "=", Absl(value), ": ", Absl(why)));
 }
 
 absl::Status ApplyOne(std::string_view key, std::string_view value, Script* script) {

@@ -2,12 +2,6 @@
 
 #include <sys/socket.h>
 
-#include <cerrno>
-#include <cstdio>
-#include <fstream>
-#include <memory>
-#include <optional>
-
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/co_spawn.hpp>
@@ -22,6 +16,11 @@
 #include <boost/beast/http/parser.hpp>
 #include <boost/beast/http/read.hpp>
 #include <boost/beast/http/string_body.hpp>
+#include <cerrno>
+#include <cstdio>
+#include <fstream>
+#include <memory>
+#include <optional>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -56,7 +55,8 @@ class Connection : public Wire {
     boost::system::error_code ignored;
     stream_.lowest_layer().set_option(tcp::no_delay(true), ignored);
     if constexpr (std::is_same_v<Stream, TlsStream>) {
-      const auto [error] = co_await stream_.async_handshake(asio::ssl::stream_base::server, kNoThrow);
+      const auto [error] =
+          co_await stream_.async_handshake(asio::ssl::stream_base::server, kNoThrow);
       if (error) co_return;
     }
     bool keep = true;
@@ -110,9 +110,8 @@ class Connection : public Wire {
         co_await timer.async_wait(kNoThrow);
         break;
       }
-      const auto result =
-          co_await (timer.async_wait(kNoThrow) ||
-                    stream_.async_read_some(buffer_.prepare(4096), kNoThrow));
+      const auto result = co_await (timer.async_wait(kNoThrow) ||
+                                    stream_.async_read_some(buffer_.prepare(4096), kNoThrow));
       if (result.index() == 0) break;
       const auto& [error, bytes] = std::get<1>(result);
       buffer_.commit(bytes);
@@ -189,8 +188,8 @@ absl::StatusOr<tcp::endpoint> ParseListen(std::string_view listen) {
   const size_t colon = listen.rfind(':');
   boost::system::error_code error;
   uint32_t port = 0;
-  if (colon == std::string_view::npos ||
-      !absl::SimpleAtoi(Absl(listen.substr(colon + 1)), &port) || port > 65535) {
+  if (colon == std::string_view::npos || !absl::SimpleAtoi(Absl(listen.substr(colon + 1)), &port) ||
+      port > 65535) {
     return absl::InvalidArgumentError("--listen: use ADDRESS:PORT, like 127.0.0.1:0");
   }
   std::string host(listen.substr(0, colon));
@@ -253,7 +252,8 @@ absl::Status Serve(const ServerOptions& options, Service& service) try {
   context.run();
   return absl::OkStatus();
 } catch (const boost::system::system_error& error) {
-  return absl::UnavailableError(absl::StrCat("cannot serve on ", options.listen, ": ", error.what()));
+  return absl::UnavailableError(
+      absl::StrCat("cannot serve on ", options.listen, ": ", error.code().message()));
 }
 
 }  // namespace tollhouse::simprovider

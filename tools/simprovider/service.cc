@@ -1,8 +1,8 @@
 #include "tools/simprovider/service.h"
 
-#include <algorithm>
-
 #include <openssl/sha.h>
+
+#include <algorithm>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
@@ -22,17 +22,28 @@ constexpr std::string_view kLastChunk = "0\r\n\r\n";
 
 std::string_view Reason(int status) {
   switch (status) {
-    case 200: return "OK";
-    case 400: return "Bad Request";
-    case 401: return "Unauthorized";
-    case 404: return "Not Found";
-    case 405: return "Method Not Allowed";
-    case 429: return "Too Many Requests";
-    case 500: return "Internal Server Error";
-    case 502: return "Bad Gateway";
-    case 503: return "Service Unavailable";
-    case 529: return "Overloaded";
-    default: return "Status";
+    case 200:
+      return "OK";
+    case 400:
+      return "Bad Request";
+    case 401:
+      return "Unauthorized";
+    case 404:
+      return "Not Found";
+    case 405:
+      return "Method Not Allowed";
+    case 429:
+      return "Too Many Requests";
+    case 500:
+      return "Internal Server Error";
+    case 502:
+      return "Bad Gateway";
+    case 503:
+      return "Service Unavailable";
+    case 529:
+      return "Overloaded";
+    default:
+      return "Status";
   }
 }
 
@@ -213,8 +224,8 @@ std::optional<std::string> Service::Prepare(const HttpRequest& request, Endpoint
   const absl::Status directives = ApplyDirectives(chat->directives, &call->script);
   if (!directives.ok()) return refuse(400, Std(directives.message()));
   if (endpoint == Endpoint::kCountTokens) {
-    return succeed(dialect.CountTokens(std::min(call->script.input.value_or(chat->input_tokens),
-                                                record->body_bytes + 1024)));
+    return succeed(dialect.CountTokens(
+        std::min(call->script.input.value_or(chat->input_tokens), record->body_bytes + 1024)));
   }
   faults_.Draw(chat->model, &call->script);
   record->fault = call->script.fault_name;
@@ -230,12 +241,12 @@ awaitable<bool> Service::Chat(Call& call) {
     script.fault_status = 500;
   }
   const int html_status = static_cast<int>(script.status.value_or(502));
-  const bool refuses = script.fault == Fault::kStatus ||
-                       (script.fault == Fault::kHtml && html_status >= 400);
+  const bool refuses =
+      script.fault == Fault::kStatus || (script.fault == Fault::kHtml && html_status >= 400);
   call.bills = script.bill.value_or(!refuses);
   const absl::Duration latency = Jittered(script.latency_ms, script.jitter_ms);
-  const bool hangs = script.fault == Fault::kHang &&
-                     !(call.record->stream && script.cut_after.has_value());
+  const bool hangs =
+      script.fault == Fault::kHang && !(call.record->stream && script.cut_after.has_value());
 
   if (refuses || hangs || script.fault == Fault::kCutBeforeHead) {
     // The whole work is done (or refused) whether or not its result ever leaves.
@@ -261,8 +272,8 @@ awaitable<bool> Service::Chat(Call& call) {
         return call.record->stream ? 0 : tokens * us / total_us;
       };
       usage.output = std::max(call.record->usage.output, part(usage.output));
-      usage.reasoning = std::min(usage.output,
-                                 std::max(call.record->usage.reasoning, part(usage.reasoning)));
+      usage.reasoning =
+          std::min(usage.output, std::max(call.record->usage.reasoning, part(usage.reasoning)));
     }
     Bill(call, usage);
     meter_.End(call.record, 0, false, "client_gone");
@@ -323,8 +334,7 @@ awaitable<bool> Service::AnswerStream(Call& call) {
   const Answer& answer = call.answer;
   const Script& script = call.script;
   const Fault fault = script.fault;
-  const int64_t fault_at =
-      std::min(script.cut_after.value_or(answer.chunks / 2), answer.chunks);
+  const int64_t fault_at = std::min(script.cut_after.value_or(answer.chunks / 2), answer.chunks);
   std::unique_ptr<GzipStream> gzip;
   std::string headers = absl::StrCat(RequestIdHeader(call.dialect, call.record->seq),
                                      "cache-control: no-cache\r\ntransfer-encoding: chunked\r\n");

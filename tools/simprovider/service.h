@@ -2,6 +2,7 @@
 // sockets: the connection is a Wire, so that tests drive it without a network.
 #pragma once
 
+#include <boost/asio/awaitable.hpp>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -9,8 +10,6 @@
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <boost/asio/awaitable.hpp>
 
 #include "absl/time/time.h"
 #include "libs/base/clock.h"
@@ -37,7 +36,7 @@ struct ServiceOptions {
   std::vector<std::string> models;  // empty: every name is served, the priced ones are listed
   std::string api_key;              // empty: any key, or none
   uint64_t seed = 1;                // of jitter
-  size_t keep_records = 1'000'000;
+  size_t keep_records = 250'000;
   PriceTable prices;
 };
 

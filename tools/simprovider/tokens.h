@@ -1,9 +1,9 @@
 // How the simulated provider counts input tokens: a rule that a test can compute for itself.
 #pragma once
 
-#include <cstdint>
-
 #include <simdjson.h>
+
+#include <cstdint>
 
 namespace tollhouse::simprovider {
 
