@@ -211,7 +211,7 @@ def check_bans(tree, out):
                 out.add(f, 0, "vague-name", "%r says nothing; name what it does" % part)
         if re.match(r"services/.*\.sql$", f.path):
             for number, line in enumerate(f.lines, 1):
-                if re.search(r"\b(REAL|FLOAT\d?|DOUBLE|NUMERIC|MONEY)\b", line, re.I):
+                if re.search(r"\w\s+(REAL|FLOAT\d?|DOUBLE|NUMERIC|MONEY)\b", line.split("--")[0], re.I):
                     out.add(f, number, "float", "columns are integers or text")
 
 

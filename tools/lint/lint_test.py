@@ -67,6 +67,7 @@ CLEAN = [
     ("services/ledger/core/c.h", '#pragma once\n#include "services/ledger/core/d.h"\n'
      '#include "libs/base/money.h"\n#include "absl/status/status.h"\n'),
     ("services/edge/metrics.h", "#pragma once\ndouble seconds;\nboost::asio::detached_t d;\n"),
+    ("services/ledger/migrations/1.sql", "-- Money: double entry.\nCREATE TABLE t (n INTEGER); -- real\n"),
     ("proto/tollhouse/ledger/v1/a.proto", RPC % "  // Idempotent.\n"),
 ]
 
