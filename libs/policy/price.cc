@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <functional>
-#include <limits>
 #include <optional>
 #include <set>
 #include <tuple>
@@ -33,12 +32,11 @@ absl::Status Unpriced(std::string_view model) {
                    absl::StrCat("no token price is known for model '", Absl(model), "'"));
 }
 
-// value * numerator / denominator, rounded up; saturates at int64.
+// value * numerator / denominator, rounded up; at most kMaxRate.
 int64_t ScaleUp(int64_t value, int64_t numerator, int64_t denominator) {
   const __int128 scaled =
       (static_cast<__int128>(value) * numerator + denominator - 1) / denominator;
-  return scaled > std::numeric_limits<int64_t>::max() ? std::numeric_limits<int64_t>::max()
-                                                       : static_cast<int64_t>(scaled);
+  return scaled > kMaxRate ? kMaxRate : static_cast<int64_t>(scaled);
 }
 
 ServiceTier TierOf(std::string_view service_tier) {
