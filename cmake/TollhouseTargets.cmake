@@ -43,6 +43,18 @@ function(tollhouse_test name)
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
 endfunction()
 
+# tollhouse_embed(OUT FILE NAMESPACE SYMBOL): sets OUT to a generated source that defines
+# `const std::string_view SYMBOL` with the text of FILE; a header of the folder declares it.
+function(tollhouse_embed out file namespace symbol)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${file})
+  file(READ ${file} TOLLHOUSE_EMBEDDED_TEXT)
+  set(TOLLHOUSE_EMBEDDED_NAMESPACE ${namespace})
+  set(TOLLHOUSE_EMBEDDED_SYMBOL ${symbol})
+  set(generated ${CMAKE_CURRENT_BINARY_DIR}/${symbol}.cc)
+  configure_file(${CMAKE_SOURCE_DIR}/cmake/embedded.cc.in ${generated} @ONLY)
+  set(${out} ${generated} PARENT_SCOPE)
+endfunction()
+
 # tollhouse_proto(NAME PROTOS ... [DEPS ...]) -> tollhouse::NAME with messages and gRPC stubs.
 # Paths are relative to proto/; generated headers are included as "tollhouse/X/v1/Y.pb.h".
 function(tollhouse_proto name)

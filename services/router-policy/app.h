@@ -1,0 +1,48 @@
+// The router as a part of a process: object graph, registration, life cycle.
+#pragma once
+
+#include <grpcpp/server_builder.h>
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "libs/base/clock.h"
+#include "libs/rpc/authenticator.h"
+
+namespace tollhouse::router {
+
+class Catalog;
+class Services;
+
+struct Config {
+  std::string database_path;  // SQLite file, created where there is none
+  const Clock* clock = Clock::System();
+  const rpc::Authenticator* authenticator = nullptr;  // of the admin API; nullptr: off
+  // How long a change waits for connected edges before it answers with their names.
+  absl::Duration acknowledge_timeout = absl::Seconds(5);
+};
+
+// Create, register, build the server, Start; Stop before the server shuts down, and destroy after it.
+class App {
+ public:
+  // Opens the store (loading the shipped price book at its first start) and compiles the policy.
+  static absl::StatusOr<std::unique_ptr<App>> Create(Config config);
+  ~App();
+
+  void RegisterInternal(grpc::ServerBuilder& builder);
+  void RegisterAdmin(grpc::ServerBuilder& builder);
+  absl::Status Start();
+  // Ends the watches. Idempotent.
+  void Stop();
+
+ private:
+  App();
+
+  std::unique_ptr<Catalog> catalog_;
+  std::unique_ptr<Services> services_;
+};
+
+}  // namespace tollhouse::router

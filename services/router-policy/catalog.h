@@ -1,0 +1,86 @@
+// The router's logic without its wire: validates changes, stores them, keeps the compiled policy.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "libs/policy/policy.h"
+#include "services/router-policy/store/store.h"
+#include "tollhouse/router/v1/router.pb.h"
+#include "tollhouse/router/v1/router_admin.pb.h"
+
+namespace tollhouse::router {
+
+// Thread-safe. A change is stored, then compiled, then given to `published`, one after the other, so
+// that subscribers see changes in the order in which they were stored.
+class Catalog {
+ public:
+  // Called after each change with the policy now in force; its result (a version) is passed through.
+  using Published = std::function<int64_t(const policy::Policy& policy)>;
+
+  // Reads the store; fills one that never had prices from the shipped price book.
+  static absl::StatusOr<std::unique_ptr<Catalog>> Open(std::unique_ptr<Store> store);
+
+  // Before the first change.
+  void set_published(Published published) { published_ = std::move(published); }
+
+  // The policy in force.
+  std::shared_ptr<const policy::Policy> policy() const;
+
+  // The changes below: the version that `published` gave, or the error of validation (INVALID_ARGUMENT
+  // with BAD_PROVIDER, BAD_PRICE) or of the store.
+
+  // Normalizes the provider (base URL, catalog) and upserts it.
+  struct ProviderChange {
+    v1::Provider provider;
+    bool created = false;
+    int64_t version = 0;
+  };
+  absl::StatusOr<ProviderChange> SetProvider(v1::Provider provider);
+  // Idempotent.
+  absl::StatusOr<int64_t> DeleteProvider(const std::string& name);
+
+  struct PriceChange {
+    int32_t added = 0, changed = 0, unchanged = 0;
+    std::string price_book_version;
+    int64_t version = 0;  // 0: nothing was changed
+  };
+  // All rows or none. `dry_run` counts only, and names the version of the book as it is.
+  absl::StatusOr<PriceChange> ImportPrices(const std::vector<v1::ModelPrice>& prices, bool dry_run);
+
+  absl::StatusOr<int64_t> SetAlias(const v1::ModelAlias& alias, bool remove);
+  absl::StatusOr<int64_t> SetCeiling(const Ceiling& ceiling);
+
+  // Reads of the policy in force.
+  std::vector<v1::ListModelsResponse::Model> ListModels(const std::string& provider,
+                                                        absl::Time at) const;
+  std::vector<v1::ModelPrice> ListPrices(const v1::ListPricesRequest& request,
+                                         absl::Time at) const;
+  absl::StatusOr<v1::ExplainRouteResponse> ExplainRoute(const v1::ExplainRouteRequest& request,
+                                                        absl::Time at) const;
+
+ private:
+  explicit Catalog(std::unique_ptr<Store> store) : store_(std::move(store)) {}
+
+  absl::StatusOr<int64_t> Reload() ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
+
+  const std::unique_ptr<Store> store_;
+  Published published_;
+  absl::Mutex change_mutex_;  // held from storing to publishing
+  mutable absl::Mutex policy_mutex_ ABSL_ACQUIRED_AFTER(change_mutex_);
+  std::shared_ptr<const policy::Policy> policy_ ABSL_GUARDED_BY(policy_mutex_);
+};
+
+// The provider as it is kept: URL without a slash at its end, catalog filled in. BAD_PROVIDER says
+// what is wrong: name [a-z0-9._-]{1,64}; a dialect; a base URL (libs/policy/base_url.h) that is https,
+// or http where allow_private is set and the host is not a public address; private literal addresses
+// only with allow_private.
+absl::StatusOr<v1::Provider> NormalizeProvider(v1::Provider provider);
+
+}  // namespace tollhouse::router

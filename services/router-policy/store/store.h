@@ -1,0 +1,56 @@
+// What the router keeps: providers, prices, aliases, the ceiling of unpriced models.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tollhouse/router/v1/router.pb.h"
+
+namespace tollhouse::router {
+
+struct Ceiling {
+  int64_t input_nanousd_per_mtok = 0;
+  int64_t output_nanousd_per_mtok = 0;
+};
+
+// Everything, consistent.
+struct StoredPolicy {
+  std::vector<v1::Provider> providers;  // by priority, highest first, then by name
+  std::vector<v1::ModelPrice> prices;   // by vendor, model, effective_from
+  std::vector<v1::ModelAlias> aliases;  // by alias, vendor
+  Ceiling ceiling;
+};
+
+// Durable when a call returns; each call is one transaction. Callers have validated what they store.
+// Errors: RESOURCE_EXHAUSTED (SQL_FULL), UNAVAILABLE (SQL_BUSY), INTERNAL. Thread-safe.
+class Store {
+ public:
+  virtual ~Store() = default;
+
+  virtual absl::StatusOr<StoredPolicy> Load() = 0;
+
+  // Puts the shipped prices into a store that never got any; false (and no change) in any other.
+  virtual absl::StatusOr<bool> LoadFirstPrices(const std::vector<v1::ModelPrice>& prices,
+                                               const std::vector<v1::ModelAlias>& aliases) = 0;
+
+  // Upsert by name; whether it was new.
+  virtual absl::StatusOr<bool> PutProvider(const v1::Provider& provider) = 0;
+  // Whether it was there.
+  virtual absl::StatusOr<bool> DeleteProvider(std::string_view name) = 0;
+
+  // Upserts by (vendor, model, effective_from), all or none.
+  virtual absl::Status PutPrices(const std::vector<v1::ModelPrice>& prices) = 0;
+
+  // Upsert by (alias, vendor).
+  virtual absl::Status PutAlias(const v1::ModelAlias& alias) = 0;
+  // Those of every vendor if `vendor` is "". Idempotent.
+  virtual absl::Status DeleteAlias(std::string_view alias, std::string_view vendor) = 0;
+
+  virtual absl::Status PutCeiling(const Ceiling& ceiling) = 0;
+};
+
+}  // namespace tollhouse::router

@@ -1,0 +1,156 @@
+// What every store of the router promises; each implementation is one line at the end.
+#include <functional>
+#include <memory>
+
+#include "gtest/gtest.h"
+#include "libs/policy/price_book.h"
+#include "libs/testing/temp_dir.h"
+#include "services/router-policy/store/sqlite_store.h"
+#include "services/router-policy/store/store.h"
+
+namespace tollhouse::router {
+namespace {
+
+struct Backend {
+  const char* name;
+  // Opens the store again each time it is called, with the same content.
+  std::function<std::unique_ptr<Store>(const testing::TempDir&)> open;
+};
+
+class StoreConformanceTest : public ::testing::TestWithParam<Backend> {
+ protected:
+  StoreConformanceTest() { Reopen(); }
+  void Reopen() {
+    store_.reset();
+    store_ = GetParam().open(dir_);
+  }
+  StoredPolicy Load() {
+    auto stored = store_->Load();
+    EXPECT_TRUE(stored.ok()) << stored.status();
+    return *std::move(stored);
+  }
+  static std::vector<v1::ModelPrice> Prices(const std::string& text) {
+    auto book = policy::ParsePriceBook(text);
+    EXPECT_TRUE(book.ok()) << book.status();
+    return book->prices;
+  }
+  static v1::Provider Provider(const std::string& name, int priority) {
+    v1::Provider provider;
+    provider.set_name(name);
+    provider.set_dialect(common::v1::DIALECT_OPENAI);
+    provider.set_base_url("https://api.example.com/v1");
+    provider.set_catalog("openai");
+    provider.set_priority(priority);
+    return provider;
+  }
+
+  testing::TempDir dir_;
+  std::unique_ptr<Store> store_;
+};
+
+TEST_P(StoreConformanceTest, StartsEmpty) {
+  const StoredPolicy stored = Load();
+  EXPECT_TRUE(stored.providers.empty());
+  EXPECT_TRUE(stored.prices.empty());
+  EXPECT_TRUE(stored.aliases.empty());
+  EXPECT_EQ(stored.ceiling.input_nanousd_per_mtok, 0);
+}
+
+TEST_P(StoreConformanceTest, KeepsEveryFieldOfAProvider) {
+  v1::Provider provider = Provider("local", -3);
+  provider.set_allow_private(true);
+  provider.add_models("a");
+  provider.add_models("b*");
+  provider.set_ca_file("/etc/ssl/private.pem");
+  provider.mutable_quirks()->set_no_include_usage(true);
+  provider.mutable_quirks()->set_errors_are_billed(true);
+  provider.mutable_quirks()->set_auto_service_tier("default");
+  EXPECT_TRUE(*store_->PutProvider(provider));
+  EXPECT_FALSE(*store_->PutProvider(provider));
+  Reopen();
+  const StoredPolicy stored = Load();
+  ASSERT_EQ(stored.providers.size(), 1u);
+  EXPECT_EQ(stored.providers[0].SerializeAsString(), provider.SerializeAsString());
+  EXPECT_TRUE(*store_->DeleteProvider("local"));
+  EXPECT_FALSE(*store_->DeleteProvider("local"));
+  EXPECT_TRUE(Load().providers.empty());
+}
+
+TEST_P(StoreConformanceTest, ProvidersComeByPriorityThenName) {
+  for (const auto& [name, priority] : {std::pair("b", 0), std::pair("a", 0), std::pair("z", 9)}) {
+    ASSERT_TRUE(store_->PutProvider(Provider(name, priority)).ok());
+  }
+  std::string order;
+  for (const v1::Provider& provider : Load().providers) order += provider.name();
+  EXPECT_EQ(order, "zab");
+}
+
+TEST_P(StoreConformanceTest, PricesAreKeptByVendorModelAndDate) {
+  ASSERT_TRUE(store_->PutPrices(Prices("price v m input=1\nprice v m from=2026-01-01 input=2\n"
+                                       "price a z input=0.00000001 other={\"x\":\"1\"}"))
+                  .ok());
+  ASSERT_TRUE(store_->PutPrices(Prices("price v m from=2026-01-01 input=3")).ok());
+  Reopen();
+  std::string text;
+  for (const v1::ModelPrice& price : Load().prices) text += policy::FormatPrice(price) + "\n";
+  EXPECT_EQ(text,
+            "price a z input=0.00000001 other={\"x\":\"1\"}\n"
+            "price v m input=1\n"
+            "price v m from=2026-01-01 input=3\n");
+}
+
+TEST_P(StoreConformanceTest, FirstPricesAreLoadedOnce) {
+  v1::ModelAlias alias;
+  alias.set_alias("n");
+  alias.set_vendor("v");
+  alias.set_model("m");
+  alias.set_keep_name(true);
+  EXPECT_TRUE(*store_->LoadFirstPrices(Prices("price v m input=1"), {alias}));
+  Reopen();
+  EXPECT_FALSE(*store_->LoadFirstPrices(Prices("price v other input=1"), {}));
+  EXPECT_EQ(Load().prices.size(), 1u);
+  ASSERT_EQ(Load().aliases.size(), 1u);
+  EXPECT_TRUE(Load().aliases[0].keep_name());
+}
+
+TEST_P(StoreConformanceTest, OwnPricesKeepTheFirstOnesOut) {
+  ASSERT_TRUE(store_->PutPrices(Prices("price v m input=1")).ok());
+  EXPECT_FALSE(*store_->LoadFirstPrices(Prices("price v other input=1"), {}));
+}
+
+TEST_P(StoreConformanceTest, AliasesAreKeptByNameAndVendor) {
+  v1::ModelAlias alias;
+  alias.set_alias("fast");
+  for (const char* vendor : {"openai", "anthropic", "openai"}) {
+    alias.set_vendor(vendor);
+    alias.set_model(std::string(vendor) + "-mini");
+    ASSERT_TRUE(store_->PutAlias(alias).ok());
+  }
+  EXPECT_EQ(Load().aliases.size(), 2u);
+  EXPECT_EQ(Load().aliases[0].model(), "anthropic-mini");
+  ASSERT_TRUE(store_->DeleteAlias("fast", "openai").ok());
+  EXPECT_EQ(Load().aliases.size(), 1u);
+  ASSERT_TRUE(store_->DeleteAlias("fast", "").ok());
+  ASSERT_TRUE(store_->DeleteAlias("fast", "").ok());
+  EXPECT_TRUE(Load().aliases.empty());
+}
+
+TEST_P(StoreConformanceTest, CeilingIsKept) {
+  ASSERT_TRUE(store_->PutCeiling({7, 8}).ok());
+  Reopen();
+  EXPECT_EQ(Load().ceiling.input_nanousd_per_mtok, 7);
+  EXPECT_EQ(Load().ceiling.output_nanousd_per_mtok, 8);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Backends, StoreConformanceTest,
+    ::testing::Values(Backend{"Sqlite",
+                              [](const testing::TempDir& dir) {
+                                auto store = OpenSqliteStore(dir.File("router.db"));
+                                EXPECT_TRUE(store.ok()) << store.status();
+                                return *std::move(store);
+                              }}),
+    [](const auto& backend) { return backend.param.name; });
+
+}  // namespace
+}  // namespace tollhouse::router
