@@ -25,8 +25,8 @@
 namespace tollhouse::enforcer {
 
 inline constexpr int64_t kMaxHoldNanos = 1'000'000'000'000'000;  // kMaxHold of libs/base/money.h
-// The sum of free lease and holds of one (budget, period): what a Lua number holds exactly.
-inline constexpr int64_t kMaxLeaseNanos = (int64_t{1} << 53) - 1;
+// The sum of free lease and holds of one (budget, period): kMaxCap of libs/base/money.h.
+inline constexpr int64_t kMaxLeaseNanos = 4'000'000'000'000'000'000;
 inline constexpr size_t kMaxBudgetsPerHold = 32;
 
 using Fingerprint = std::array<uint8_t, 32>;

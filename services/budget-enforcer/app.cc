@@ -1,0 +1,112 @@
+#include "services/budget-enforcer/app.h"
+
+#include <grpcpp/channel.h>
+#include <grpcpp/server_builder.h>
+
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "libs/base/uuid.h"
+#include "libs/rpc/watch_client.h"
+#include "services/budget-enforcer/grpc_service.h"
+#include "services/budget-enforcer/ledger_client.h"
+#include "services/budget-enforcer/store/memory_store.h"
+#include "tollhouse/ledger/v1/ledger.grpc.pb.h"
+
+namespace tollhouse::enforcer {
+
+using LedgerWatch = rpc::WatchClient<ledger::v1::WatchRequest, ledger::v1::WatchResponse>;
+
+struct App::Impl {
+  Impl(Config the_config, std::shared_ptr<grpc::Channel> channel)
+      : config(std::move(the_config)),
+        store(absl::StrCat("memory/", NewUuid(config.clock->Wall()).ToString()), config.core),
+        stub(ledger::v1::LedgerService::NewStub(channel)),
+        ledger(channel, config.ledger_timeout),
+        enforcer(config.options, &store, &ledger, config.clock),
+        sessions(&enforcer),
+        admin(&enforcer, config.authenticator),
+        watch(
+            absl::StrCat("enforcer/", config.enforcer_id),
+            [this](grpc::ClientContext* context, LedgerWatch::Reactor* reactor) {
+              stub->async()->Watch(context, reactor);
+            },
+            [this](const ledger::v1::WatchResponse& change) { enforcer.ApplyRules(change); },
+            config.clock) {}
+
+  void KeepTime() {
+    while (true) {
+      {
+        absl::MutexLock lock(&mutex);
+        mutex.AwaitWithTimeout(absl::Condition(&stopping), config.tick_interval);
+        if (stopping) return;
+      }
+      enforcer.Tick();
+    }
+  }
+
+  const Config config;
+  MemoryStore store;
+  const std::unique_ptr<ledger::v1::LedgerService::Stub> stub;
+  LedgerClient ledger;
+  Enforcer enforcer;
+  SessionService sessions;
+  AdminService admin;
+  LedgerWatch watch;
+  std::thread timer;
+  absl::Mutex mutex;
+  bool started ABSL_GUARDED_BY(mutex) = false;
+  bool stopping ABSL_GUARDED_BY(mutex) = false;
+};
+
+App::App(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+App::~App() { Stop(); }
+
+absl::StatusOr<std::unique_ptr<App>> App::Create(Config config, std::shared_ptr<grpc::Channel> ledger) {
+  if (ledger == nullptr) return absl::InvalidArgumentError("the enforcer needs a channel to the ledger");
+  if (config.enforcer_id.empty()) return absl::InvalidArgumentError("enforcer_id is empty");
+  return std::unique_ptr<App>(new App(std::make_unique<Impl>(std::move(config), std::move(ledger))));
+}
+
+void App::RegisterInternal(grpc::ServerBuilder& builder) {
+  builder.RegisterService(impl_->sessions.service());
+}
+
+void App::RegisterAdmin(grpc::ServerBuilder& builder) {
+  builder.RegisterService(impl_->admin.service());
+}
+
+absl::Status App::Start() {
+  {
+    absl::MutexLock lock(&impl_->mutex);
+    if (impl_->started || impl_->stopping) return absl::FailedPreconditionError("started before");
+    impl_->started = true;
+  }
+  impl_->watch.Start();
+  if (impl_->config.tick_interval > absl::ZeroDuration()) {
+    impl_->timer = std::thread([this] { impl_->KeepTime(); });
+  }
+  return absl::OkStatus();
+}
+
+void App::Stop() {
+  bool started;
+  {
+    absl::MutexLock lock(&impl_->mutex);
+    if (std::exchange(impl_->stopping, true)) return;
+    started = impl_->started;
+  }
+  if (impl_->timer.joinable()) impl_->timer.join();
+  impl_->enforcer.Drain(impl_->config.drain_timeout);
+  impl_->sessions.Shutdown();
+  if (started) impl_->watch.Stop();
+  impl_->ledger.Stop();
+}
+
+bool App::WaitReady(absl::Duration timeout) { return impl_->watch.WaitSynced(timeout); }
+
+void App::RunDue() { impl_->enforcer.Tick(); }
+
+}  // namespace tollhouse::enforcer

@@ -1,0 +1,64 @@
+// The enforcer as a whole: store, ledger connection, services, and the thread that keeps time.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "libs/base/clock.h"
+#include "services/budget-enforcer/core/core.h"
+#include "services/budget-enforcer/enforcer.h"
+
+namespace grpc {
+class Channel;
+class ServerBuilder;
+}  // namespace grpc
+
+namespace tollhouse::rpc {
+class Authenticator;
+}
+
+namespace tollhouse::enforcer {
+
+struct Config {
+  // Names this enforcer at the ledger, stable over restarts.
+  std::string enforcer_id = "enforcer";
+  CoreOptions core;
+  EnforcerOptions options;
+  absl::Duration ledger_timeout = absl::Seconds(5);
+  // How often what is due gets done. Zero: never by itself, the owner calls RunDue (tests).
+  absl::Duration tick_interval = absl::Milliseconds(20);
+  absl::Duration drain_timeout = absl::Seconds(2);
+  const Clock* clock = Clock::System();                       // must outlive the App
+  std::shared_ptr<const rpc::Authenticator> authenticator;    // of the admin API; null: off
+};
+
+class App {
+ public:
+  // `ledger` leads to a LedgerService.
+  static absl::StatusOr<std::unique_ptr<App>> Create(Config config, std::shared_ptr<grpc::Channel> ledger);
+  ~App();  // Stop()
+
+  void RegisterInternal(grpc::ServerBuilder& builder);
+  void RegisterAdmin(grpc::ServerBuilder& builder);
+
+  // After the server runs: subscribes to the ledger. Reservations wait until its rules are there.
+  absl::Status Start();
+  // Ends the sessions, gives free lease back to the ledger, ends every call. Idempotent. The server
+  // must be shut down after this and before the App is destroyed.
+  void Stop();
+
+  // True once the ledger's rules are in force.
+  bool WaitReady(absl::Duration timeout);
+  // Does what is due; only with tick_interval zero.
+  void RunDue();
+
+ private:
+  struct Impl;
+  explicit App(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tollhouse::enforcer

@@ -1,0 +1,63 @@
+// Where holds and leases live: one state of the core per org, in memory or (later) in Redis.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "services/budget-enforcer/core/core.h"
+
+namespace tollhouse::enforcer {
+
+using StoreEvent = std::variant<InitEpoch, Reserve, Settle, Void, Acknowledge, Refresh, Expire,
+                                ExpiredPosted, Tick, AddGrant, TakeOut, ReturnPosted>;
+using StoreEffect =
+    std::variant<Outcome, ReserveEffect, HoldEffect, TickEffect, GrantEffect, TakeOutEffect>;
+
+// Events of one org that run in order as one script: nothing of another batch comes between them.
+struct StoreBatch {
+  int64_t org_id = 0;
+  std::vector<StoreEvent> events;  // what their views point to must live until the batch is done
+  // Set by Run. Not OK: it is unknown which events were applied; running the batch again is safe.
+  absl::Status status;
+  std::vector<StoreEffect> effects;  // if OK: one per event, of the alternative that its Step returns
+};
+
+// What a read of one org answers; only the parts that were asked for are filled.
+struct StoreView {
+  int64_t epoch = 0;
+  std::vector<HoldRecord> holds;
+  std::vector<LeaseRecord> leases;
+  std::vector<ReturnRecord> returns;
+};
+
+struct StoreQuery {
+  enum class What { kHold, kHolds, kExpired, kLeases, kReturns };
+  What what = What::kLeases;
+  Uuid hold_id;      // kHold
+  size_t max = 256;  // kExpired
+};
+
+// Thread-safe. `done` is called exactly once, on the caller's thread or on another one, with no
+// lock of the store held.
+class HoldStore {
+ public:
+  virtual ~HoldStore() = default;
+
+  // Identity of what holds the leases. Another value means: whatever was held before is gone (R12).
+  virtual const std::string& incarnation() const = 0;
+
+  // `batch` must live until `done`. Runs of one org keep the order in which they were submitted.
+  virtual void Run(StoreBatch* batch, std::function<void()> done) = 0;
+
+  // A consistent view of one org; of an unknown org: epoch 0 and nothing.
+  virtual void Read(int64_t org_id, const StoreQuery& query,
+                    std::function<void(absl::StatusOr<StoreView>)> done) = 0;
+};
+
+}  // namespace tollhouse::enforcer
