@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 
@@ -25,8 +26,10 @@ namespace tollhouse::rpc {
 template <typename Request, typename Response>
 class WatchHub {
  public:
-  // Called without locks held, once per subscription.
-  explicit WatchHub(std::function<Response()> snapshot) : snapshot_(std::move(snapshot)) {}
+  // Called without locks held, once per subscription. An error (a Response converts to StatusOr)
+  // ends that subscription with UNAVAILABLE: an empty snapshot would read as "nothing is limited".
+  explicit WatchHub(std::function<absl::StatusOr<Response>()> snapshot)
+      : snapshot_(std::move(snapshot)) {}
 
   // The reactor of one call of the Watch RPC.
   grpc::ServerBidiReactor<Request, Response>* Serve(grpc::CallbackServerContext* context) {
@@ -115,8 +118,13 @@ class WatchHub {
         }
       }
       if (first) {
-        auto snapshot = std::make_shared<Response>(hub_->snapshot_());
+        absl::StatusOr<Response> read = hub_->snapshot_();
         absl::MutexLock lock(&hub_->mutex_);
+        if (!read.ok()) {
+          FinishOnce(grpc::Status(grpc::StatusCode::UNAVAILABLE, "cannot read the snapshot"));
+          return;
+        }
+        auto snapshot = std::make_shared<Response>(*std::move(read));
         snapshot->set_version(snapshot_version_);
         queue_.push_front(std::move(snapshot));
         ready_ = true;
@@ -179,7 +187,7 @@ class WatchHub {
     std::shared_ptr<const Response> writing_;
   };
 
-  const std::function<Response()> snapshot_;
+  const std::function<absl::StatusOr<Response>()> snapshot_;
   absl::Mutex mutex_;
   int64_t version_ ABSL_GUARDED_BY(mutex_) = 1;
   bool shutdown_ ABSL_GUARDED_BY(mutex_) = false;

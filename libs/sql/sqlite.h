@@ -109,7 +109,9 @@ class Connection {
     } else if constexpr (std::is_integral_v<T> || std::is_enum_v<T>) {
       sqlite3_bind_int64(statement, index, static_cast<int64_t>(value));
     } else if constexpr (std::is_same_v<T, Blob>) {
-      sqlite3_bind_blob64(statement, index, value.bytes.data(), value.bytes.size(), SQLITE_TRANSIENT);
+      const void* const data = value.bytes.data();  // without data it is empty, not NULL
+      sqlite3_bind_blob64(statement, index, data == nullptr ? "" : data, value.bytes.size(),
+                          SQLITE_TRANSIENT);
     } else if constexpr (std::is_same_v<T, std::nullopt_t> || std::is_same_v<T, std::nullptr_t>) {
       sqlite3_bind_null(statement, index);
     } else if constexpr (requires { value.has_value(); }) {
@@ -119,8 +121,9 @@ class Connection {
         sqlite3_bind_null(statement, index);
       }
     } else {
-      const std::string_view text(value);
-      sqlite3_bind_text64(statement, index, text.data(), text.size(), SQLITE_TRANSIENT, SQLITE_UTF8);
+      const std::string_view text(value);  // without data it is empty, not NULL
+      sqlite3_bind_text64(statement, index, text.data() == nullptr ? "" : text.data(), text.size(),
+                          SQLITE_TRANSIENT, SQLITE_UTF8);
     }
   }
 

@@ -110,6 +110,17 @@ TEST(SqliteTest, WritersOfManyThreadsAreSerialized) {
                   }).ok());
 }
 
+TEST(SqliteTest, AStringViewWithoutDataIsEmptyNotNull) {
+  testing::TempDir dir;
+  const Migration schema[] = {{1, "CREATE TABLE t (text TEXT NOT NULL, blob BLOB NOT NULL) STRICT;"}};
+  const auto database = Database::Open(dir.File("db"), schema);
+  ASSERT_TRUE(database.ok());
+  const absl::Status status = (*database)->Write([](Connection& c) {
+    return c.Execute("INSERT INTO t VALUES (?1, ?2)", std::string_view(), Blob{}).status();
+  });
+  EXPECT_TRUE(status.ok()) << status;
+}
+
 TEST(SqliteTest, NullsAndBlobsRoundTrip) {
   const testing::TempDir dir;
   constexpr Migration kBlobs[] = {{1, "CREATE TABLE b (x BLOB, y INTEGER) STRICT;"}};
