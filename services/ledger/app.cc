@@ -1,0 +1,94 @@
+#include "services/ledger/app.h"
+
+#include <algorithm>
+#include <thread>
+
+#include "libs/base/status_macros.h"
+#include "libs/obs/log.h"
+#include "services/ledger/grpc_service.h"
+#include "services/ledger/poster.h"
+#include "services/ledger/store/sqlite_store.h"
+
+namespace tollhouse::ledger {
+namespace {
+
+// The longest the timer sleeps: a clock that jumps is noticed within it.
+constexpr absl::Duration kTick = absl::Seconds(1);
+
+}  // namespace
+
+struct App::Parts {
+  explicit Parts(Config c, std::unique_ptr<SqliteStore> s)
+      : config(std::move(c)),
+        store(std::move(s)),
+        poster(std::make_unique<Poster>(store.get())),
+        internal(MakeInternalService(store.get(), poster.get(), config.acknowledge_timeout)),
+        admin(MakeAdminService(store.get(), internal.get(), config.authenticator)) {}
+
+  // Ends raises and resolves old suspense when their time comes.
+  void RunTimer() {
+    for (;;) {
+      const absl::StatusOr<std::optional<absl::Time>> next = store->EndRaises();
+      absl::Duration sleep = kTick;
+      if (!next.ok()) {
+        obs::Error("raises_not_ended", {{"reason", next.status().ToString()}});
+      } else if (next->has_value()) {
+        sleep = std::clamp(**next - config.clock->Wall(), absl::ZeroDuration(), kTick);
+      }
+      if (config.resolve_suspense_after.has_value()) {
+        const absl::StatusOr<int64_t> resolved =
+            store->ResolveOldSuspense(config.clock->Wall() - *config.resolve_suspense_after);
+        if (resolved.ok() && *resolved > 0) {
+          obs::Warning("suspense_resolved_as_estimate", {{"holds", *resolved}});
+        }
+      }
+      absl::MutexLock lock(&mutex);
+      if (mutex.AwaitWithTimeout(absl::Condition(&stopping), sleep)) return;
+    }
+  }
+
+  const Config config;
+  const std::unique_ptr<SqliteStore> store;
+  const std::unique_ptr<Poster> poster;
+  const std::unique_ptr<InternalService> internal;
+  const std::unique_ptr<grpc::Service> admin;
+  absl::Mutex mutex;
+  bool stopping ABSL_GUARDED_BY(mutex) = false;
+  std::thread timer;
+};
+
+App::App(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
+
+App::~App() { Stop(); }
+
+absl::StatusOr<std::unique_ptr<App>> App::Create(Config config) {
+  TH_ASSIGN_OR_RETURN(std::unique_ptr<SqliteStore> store,
+                      SqliteStore::Open(config.database_path, config.clock));
+  return std::unique_ptr<App>(
+      new App(std::make_unique<Parts>(std::move(config), std::move(store))));
+}
+
+void App::RegisterInternal(grpc::ServerBuilder& builder) {
+  builder.RegisterService(parts_->internal->service());
+}
+
+void App::RegisterAdmin(grpc::ServerBuilder& builder) {
+  builder.RegisterService(parts_->admin.get());
+}
+
+absl::Status App::Start() {
+  parts_->timer = std::thread([parts = parts_.get()] { parts->RunTimer(); });
+  return absl::OkStatus();
+}
+
+void App::Stop() {
+  {
+    absl::MutexLock lock(&parts_->mutex);
+    parts_->stopping = true;
+  }
+  if (parts_->timer.joinable()) parts_->timer.join();
+  parts_->internal->Shutdown();
+  parts_->poster->Stop();
+}
+
+}  // namespace tollhouse::ledger

@@ -1,0 +1,207 @@
+// Threshold events, recorded in the transaction that crosses the threshold, and their deliveries.
+#include "absl/strings/str_cat.h"
+#include "libs/base/error.h"
+#include "libs/base/strings.h"
+#include "services/ledger/core/names.h"
+#include "services/ledger/store/sqlite_store.h"
+
+namespace tollhouse::ledger {
+namespace {
+
+constexpr int kPending = 0;
+constexpr int kDelivered = 1;
+constexpr int kFailed = 2;
+constexpr int kAlertsPerPage = 1000;
+constexpr size_t kErrorBytes = 300;
+
+void SetTime(absl::Time time, google::protobuf::Timestamp* out) {
+  const int64_t micros = absl::ToUnixMicros(time);
+  out->set_seconds(micros / 1'000'000);
+  out->set_nanos(static_cast<int32_t>(micros % 1'000'000 * 1000));
+}
+
+// Names, paths and periods hold nothing that JSON escapes, but for " and \ in a match.
+std::string Quote(std::string_view text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') out += '\\';
+    out += c;
+  }
+  return out += '"';
+}
+
+v1::Webhook ToProto(const std::string& path, const std::string& url, bool has_secret,
+                    bool allow_private) {
+  v1::Webhook out;
+  out.set_path(path);
+  out.set_url(url);
+  out.set_has_secret(has_secret);
+  out.set_allow_private(allow_private);
+  return out;
+}
+
+}  // namespace
+
+absl::Status SqliteStore::RecordAlerts(Txn& t, const LoadedRow& row) {
+  const BudgetDefinition& budget = *row.budget;
+  if (budget.deleted) return absl::OkStatus();
+  for (const int pct : budget.spec.soft_pct) {
+    if (!ThresholdReached(row.row.spent, budget.limit(), pct)) break;  // sorted
+    TH_ASSIGN_OR_RETURN(
+        const int64_t fresh,
+        t.c.Execute("INSERT INTO alerts (budget_id, account_id, display_id, path, period, "
+                    "threshold_pct, limit_nanos, spent, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) "
+                    "ON CONFLICT DO NOTHING",
+                    budget.id, budget.account_id, budget.display_id(), budget.spec.path, row.period,
+                    pct, budget.limit(), row.row.spent, ToColumn(t.now)));
+    if (fresh == 0) continue;
+    const int64_t alert = t.c.last_insert_id();
+    t.alerts.push_back({budget.display_id(), row.period, pct, row.row.spent.nanos()});
+    TH_ASSIGN_OR_RETURN(const std::vector<AccountRow> chain, ChainOf(t.c, budget.account_id));
+    for (const AccountRow& account : chain) {
+      TH_ASSIGN_OR_RETURN(
+          const int64_t added,
+          t.c.Execute("INSERT INTO deliveries (alert_id, webhook_id, state, next_at) "
+                      "SELECT ?1, id, ?4, ?3 FROM webhooks WHERE account_id = ?2",
+                      alert, account.id, ToColumn(t.now), kPending));
+      t.deliveries_added |= added > 0;
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::Webhook> SqliteStore::SetWebhook(const v1::SetWebhookRequest& request) {
+  TH_RETURN_IF_ERROR(Write([&](Txn& t) -> absl::Status {
+    TH_ASSIGN_OR_RETURN(const AccountRow account, AccountByPath(t.c, request.path()));
+    return t.c
+        .Execute("INSERT INTO webhooks (account_id, url, secret, allow_private) "
+                 "VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET secret = ?3, allow_private = ?4",
+                 account.id, request.url(), request.secret(), request.allow_private())
+        .status();
+  }));
+  return ToProto(request.path(), request.url(), !request.secret().empty(), request.allow_private());
+}
+
+absl::StatusOr<v1::ListWebhooksResponse> SqliteStore::ListWebhooks(std::string_view path) {
+  v1::ListWebhooksResponse out;
+  TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& c) -> absl::Status {
+    if (!path.empty()) TH_RETURN_IF_ERROR(AccountByPath(c, path).status());
+    TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                        c.Query("SELECT a.path, w.url, w.secret <> '', w.allow_private FROM webhooks w "
+                                "JOIN accounts a ON a.id = w.account_id ORDER BY a.path, w.url"));
+    while (rows.Next()) {
+      if (!IsAtOrBelow(rows.Text(0), path)) continue;
+      *out.add_webhooks() = ToProto(rows.Text(0), rows.Text(1), rows.Bool(2), rows.Bool(3));
+    }
+    return rows.status();
+  }));
+  return out;
+}
+
+absl::Status SqliteStore::DeleteWebhook(const v1::DeleteWebhookRequest& request) {
+  return Write([&](Txn& t) -> absl::Status {
+    TH_ASSIGN_OR_RETURN(const AccountRow account, AccountByPath(t.c, request.path()));
+    TH_RETURN_IF_ERROR(
+        t.c.Execute("UPDATE deliveries SET state = ?3, last_error = 'the webhook was removed' "
+                    "WHERE state = ?4 AND webhook_id IN "
+                    "(SELECT id FROM webhooks WHERE account_id = ?1 AND url = ?2)",
+                    account.id, request.url(), kFailed, kPending)
+            .status());
+    return t.c
+        .Execute("DELETE FROM webhooks WHERE account_id = ?1 AND url = ?2", account.id, request.url())
+        .status();
+  });
+}
+
+absl::StatusOr<v1::ListAlertsResponse> SqliteStore::ListAlerts(const v1::ListAlertsRequest& request) {
+  v1::ListAlertsResponse out;
+  const int limit = request.page_size() > 0 ? std::min(request.page_size(), kAlertsPerPage)
+                                            : kAlertsPerPage;
+  TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& c) -> absl::Status {
+    if (!request.path().empty()) TH_RETURN_IF_ERROR(AccountByPath(c, request.path()).status());
+    TH_ASSIGN_OR_RETURN(
+        sql::Rows rows,
+        c.Query("SELECT l.id, l.display_id, a.path, l.period, l.threshold_pct, l.limit_nanos, l.spent, "
+                "l.at, count(d.id), sum(d.state = 0), sum(d.state = 2), coalesce(max(d.attempts), 0), "
+                "coalesce(max(d.last_error), '') FROM alerts l JOIN accounts a ON a.id = l.account_id "
+                "LEFT JOIN deliveries d ON d.alert_id = l.id GROUP BY l.id ORDER BY l.id DESC"));
+    while (out.alerts_size() < limit && rows.Next()) {
+      if (!IsAtOrBelow(rows.Text(2), request.path())) continue;
+      v1::Alert& alert = *out.add_alerts();
+      alert.set_id(rows.Int(0));
+      alert.set_budget(rows.Text(1));
+      alert.set_path(rows.Text(2));
+      alert.set_period(rows.Text(3));
+      alert.set_threshold_pct(static_cast<int>(rows.Int(4)));
+      alert.set_limit_nanousd(rows.Int(5));
+      alert.set_spent_nanousd(rows.Int(6));
+      SetTime(FromColumn(rows.Int(7)), alert.mutable_at());
+      alert.set_delivery(rows.Int(8) == 0   ? "none"
+                         : rows.Int(9) > 0  ? "pending"
+                         : rows.Int(10) > 0 ? "failed"
+                                            : "delivered");
+      alert.set_attempts(static_cast<int>(rows.Int(11)));
+      alert.set_last_error(rows.Text(12));
+    }
+    return rows.status();
+  }));
+  return out;
+}
+
+absl::StatusOr<std::vector<Delivery>> SqliteStore::DueDeliveries(int limit) {
+  std::vector<Delivery> out;
+  const int64_t now = ToColumn(clock_->Wall());
+  TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& c) -> absl::Status {
+    TH_ASSIGN_OR_RETURN(
+        sql::Rows rows,
+        c.Query("SELECT d.id, coalesce(w.url, ''), coalesce(w.secret, ''), "
+                "coalesce(w.allow_private, 0), d.attempts, l.id, l.display_id, l.path, l.period, "
+                "l.threshold_pct, l.limit_nanos, l.spent, l.at FROM deliveries d "
+                "JOIN alerts l ON l.id = d.alert_id LEFT JOIN webhooks w ON w.id = d.webhook_id "
+                "WHERE d.state = 0 AND d.next_at <= ?1 ORDER BY d.next_at LIMIT ?2",
+                now, limit));
+    while (rows.Next()) {
+      Delivery& d = out.emplace_back();
+      d.id = rows.Int(0);
+      d.url = rows.Text(1);
+      d.secret = rows.Text(2);
+      d.allow_private = rows.Bool(3);
+      d.attempts = static_cast<int>(rows.Int(4));
+      d.body = absl::StrCat(
+          "{\"type\":\"budget.threshold\",\"alert_id\":\"", rows.Int(5),
+          "\",\"budget\":", Quote(rows.View(6)), ",\"path\":", Quote(rows.View(7)),
+          ",\"period\":", Quote(rows.View(8)), ",\"threshold_pct\":", rows.Int(9),
+          ",\"limit_nanousd\":\"", rows.Int(10), "\",\"spent_nanousd\":\"", rows.Int(11),
+          "\",\"at\":\"",
+          absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", FromColumn(rows.Int(12)), absl::UTCTimeZone()),
+          "\"}");
+    }
+    return rows.status();
+  }));
+  return out;
+}
+
+absl::StatusOr<std::optional<absl::Time>> SqliteStore::NextDelivery() {
+  std::optional<absl::Time> out;
+  TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& c) -> absl::Status {
+    TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                        c.Query("SELECT min(next_at) FROM deliveries WHERE state = 0"));
+    if (rows.Next() && !rows.IsNull(0)) out = FromColumn(rows.Int(0));
+    return rows.status();
+  }));
+  return out;
+}
+
+absl::Status SqliteStore::RecordDelivery(int64_t id, std::string_view error,
+                                         std::optional<absl::Time> retry_at) {
+  return Write([&](Txn& t) -> absl::Status {
+    const int state = error.empty() ? kDelivered : retry_at.has_value() ? kPending : kFailed;
+    return t.c
+        .Execute("UPDATE deliveries SET state = ?2, attempts = attempts + 1, next_at = ?3, "
+                 "last_error = ?4 WHERE id = ?1 AND state = 0",
+                 id, state, ToColumn(retry_at.value_or(t.now)), error.substr(0, kErrorBytes))
+        .status();
+  });
+}
+
+}  // namespace tollhouse::ledger

@@ -1,0 +1,490 @@
+// Epochs, leases and what becomes of them (DESIGN section 4, rules R1, R2, R5, R6, R7).
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "libs/base/error.h"
+#include "libs/base/strings.h"
+#include "libs/obs/log.h"
+#include "services/ledger/store/sqlite_store.h"
+
+namespace tollhouse::ledger {
+namespace {
+
+constexpr NanoUsd kZero{0};
+
+absl::Status BadArgument(std::string_view message) {
+  return MakeError(absl::StatusCode::kInvalidArgument, "BAD_ARGUMENT", message);
+}
+
+void SetTime(absl::Time time, google::protobuf::Timestamp* out) {
+  const int64_t micros = absl::ToUnixMicros(time);
+  out->set_seconds(micros / 1'000'000);
+  out->set_nanos(static_cast<int32_t>(micros % 1'000'000 * 1000));
+}
+
+}  // namespace
+
+absl::StatusOr<int64_t> SqliteStore::OpenEpoch(Txn& t, int64_t org_id) {
+  const auto [entry, fresh] = t.open_epochs.try_emplace(org_id, 0);
+  if (fresh) {
+    TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                        t.c.Query("SELECT max(epoch) FROM epochs WHERE org_id = ?1", org_id));
+    if (rows.Next()) entry->second = rows.Int(0);
+    TH_RETURN_IF_ERROR(rows.status());
+  }
+  return entry->second;
+}
+
+absl::Status SqliteStore::RequireOpen(Txn& t, int64_t org_id, int64_t epoch) {
+  TH_ASSIGN_OR_RETURN(const int64_t open, OpenEpoch(t, org_id));
+  if (epoch > 0 && epoch == open) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kFailedPrecondition, "EPOCH_CLOSED",
+                   absl::StrCat("epoch ", epoch, " of org ", org_id, " is not open"),
+                   {{"epoch", absl::StrCat(open)}});
+}
+
+absl::StatusOr<int64_t> SqliteStore::RegisterEpoch(const v1::RegisterEpochRequest& request,
+                                                   int64_t* version) {
+  int64_t epoch = 0;
+  TH_RETURN_IF_ERROR(Write(
+      [&](Txn& t) -> absl::Status {
+        TH_ASSIGN_OR_RETURN(const AccountRow org, AccountById(t.c, request.org_id()));
+        if (org.kind != common::v1::ACCOUNT_KIND_ORG) return BadArgument("not the id of an org");
+        if (request.incarnation().empty()) return BadArgument("an incarnation has a name");
+        TH_ASSIGN_OR_RETURN(epoch, OpenEpoch(t, org.id));
+        if (epoch > 0) {
+          TH_ASSIGN_OR_RETURN(
+              sql::Rows rows,
+              t.c.Query("SELECT incarnation FROM epochs WHERE org_id = ?1 AND epoch = ?2", org.id,
+                        epoch));
+          const bool same = rows.Next() && rows.View(0) == request.incarnation();
+          TH_RETURN_IF_ERROR(rows.status());
+          if (same) return absl::OkStatus();
+        }
+        if (request.expected_epoch() != epoch) {
+          return MakeError(absl::StatusCode::kFailedPrecondition, "EPOCH_MOVED",
+                           absl::StrCat("the newest epoch of org ", org.id, " is ", epoch),
+                           {{"epoch", absl::StrCat(epoch)}});
+        }
+        if (epoch > 0) TH_RETURN_IF_ERROR(CloseEpoch(t, org.id, epoch));
+        t.open_epochs[org.id] = ++epoch;
+        TH_RETURN_IF_ERROR(
+            t.c.Execute("INSERT INTO epochs (org_id, epoch, incarnation, opened_at) "
+                        "VALUES (?1, ?2, ?3, ?4)",
+                        org.id, epoch, request.incarnation(), ToColumn(t.now))
+                .status());
+        v1::Epoch& change = *t.changes.add_epochs();
+        change.set_org_id(org.id);
+        change.set_epoch(epoch);
+        change.set_incarnation(request.incarnation());
+        return ReclaimWhereAnnounced(t, org.id);
+      },
+      version));
+  return epoch;
+}
+
+// R1: the lease goes to suspense as a whole, the single suspense rows dissolve into that.
+absl::Status SqliteStore::CloseEpoch(Txn& t, int64_t org_id, int64_t epoch) {
+  TH_RETURN_IF_ERROR(t.c.Execute("UPDATE epochs SET closed_at = ?3 WHERE org_id = ?1 AND epoch = ?2",
+                                 org_id, epoch, ToColumn(t.now))
+                         .status());
+  TH_ASSIGN_OR_RETURN(const int64_t sequence,
+                      WriteMovement(t, org_id, Movement::kCloseEpoch, absl::StrCat(epoch)));
+  std::vector<int64_t> leased;
+  {
+    TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                        t.c.Query("SELECT e.row_id FROM epoch_amounts e JOIN budget_rows r ON "
+                                  "r.id = e.row_id WHERE e.epoch = ?2 AND r.org_id = ?1 AND e.leased > 0",
+                                  org_id, epoch));
+    while (rows.Next()) leased.push_back(rows.Int(0));
+    TH_RETURN_IF_ERROR(rows.status());
+  }
+  for (const int64_t id : leased) {
+    TH_ASSIGN_OR_RETURN(LoadedRow* const row, FindRowById(t, id));
+    TH_ASSIGN_OR_RETURN(LoadedRow::PerEpoch* const amounts, EpochOf(t, *row, epoch));
+    const NanoUsd lease = amounts->leased;
+    const BudgetRow before = row->row;
+    row->row.Suspend(lease);
+    TH_RETURN_IF_ERROR(WriteLine(t, sequence, *row, epoch, before, lease));
+  }
+  std::vector<std::pair<int64_t, NanoUsd>> dissolved;
+  {
+    TH_ASSIGN_OR_RETURN(
+        sql::Rows rows,
+        t.c.Query("SELECT a.row_id, sum(a.amount) FROM suspense s JOIN suspense_amounts a "
+                  "USING (org_id, hold_id, epoch) WHERE s.org_id = ?1 AND s.epoch = ?2 AND "
+                  "s.state = ?3 GROUP BY a.row_id",
+                  org_id, epoch, SuspenseState::kOwn));
+    while (rows.Next()) dissolved.emplace_back(rows.Int(0), rows.Money(1));
+    TH_RETURN_IF_ERROR(rows.status());
+  }
+  for (const auto& [id, amount] : dissolved) {
+    TH_ASSIGN_OR_RETURN(LoadedRow* const row, FindRowById(t, id));
+    TH_RETURN_IF_ERROR(WriteLine(t, sequence, *row, epoch, row->row, amount));
+  }
+  return t.c
+      .Execute("UPDATE suspense SET state = ?4 WHERE org_id = ?1 AND epoch = ?2 AND state = ?3",
+               org_id, epoch, SuspenseState::kOwn, SuspenseState::kInLost)
+      .status();
+}
+
+absl::Status SqliteStore::ReclaimWhereAnnounced(Txn& t, int64_t org_id) {
+  std::vector<int64_t> ready;
+  {
+    TH_ASSIGN_OR_RETURN(
+        sql::Rows rows,
+        t.c.Query("SELECT epoch FROM epochs e WHERE org_id = ?1 AND closed_at IS NOT NULL AND "
+                  "reclaimed_at IS NULL AND NOT EXISTS (SELECT 1 FROM epoch_edges r WHERE "
+                  "r.org_id = e.org_id AND r.epoch = e.epoch AND r.announced_at IS NULL)",
+                  org_id));
+    while (rows.Next()) ready.push_back(rows.Int(0));
+    TH_RETURN_IF_ERROR(rows.status());
+  }
+  for (const int64_t epoch : ready) TH_RETURN_IF_ERROR(Reclaim(t, org_id, epoch));
+  return absl::OkStatus();
+}
+
+// R7: what the edges call unsettled becomes rows of its own, the rest returns to avail. What an edge
+// had reported as unknown before the epoch closed stays too, whether or not it says so again.
+absl::Status SqliteStore::Reclaim(Txn& t, int64_t org_id, int64_t epoch) {
+  TH_ASSIGN_OR_RETURN(const int64_t sequence,
+                      WriteMovement(t, org_id, Movement::kReclaim, absl::StrCat(epoch)));
+  struct Kept {
+    std::string hold_id;
+    int64_t row_id;
+    NanoUsd amount;
+  };
+  std::vector<Kept> kept;
+  {
+    TH_ASSIGN_OR_RETURN(
+        sql::Rows rows,
+        t.c.Query("SELECT a.hold_id, a.row_id, a.amount FROM suspense s JOIN suspense_amounts a "
+                  "USING (org_id, hold_id, epoch) WHERE s.org_id = ?1 AND s.epoch = ?2 AND "
+                  "s.state = ?3 AND s.origin <> ?4",
+                  org_id, epoch, SuspenseState::kInLost, Origin::kExpired));
+    while (rows.Next()) kept.push_back({rows.Text(0), rows.Int(1), rows.Money(2)});
+    TH_RETURN_IF_ERROR(rows.status());
+  }
+  for (const Kept& hold : kept) {
+    TH_ASSIGN_OR_RETURN(LoadedRow* const row, FindRowById(t, hold.row_id));
+    TH_ASSIGN_OR_RETURN(LoadedRow::PerEpoch* const amounts, EpochOf(t, *row, epoch));
+    const NanoUsd there = std::min(hold.amount, amounts->lost);
+    TH_RETURN_IF_ERROR(WriteLine(t, sequence, *row, epoch, row->row, kZero - there));
+    TH_RETURN_IF_ERROR(
+        t.c.Execute("UPDATE suspense_amounts SET amount = ?5 WHERE org_id = ?1 AND hold_id = ?2 AND "
+                    "epoch = ?3 AND row_id = ?4",
+                    org_id, sql::Blob{hold.hold_id}, epoch, hold.row_id, there)
+            .status());
+  }
+  TH_RETURN_IF_ERROR(t.c.Execute("UPDATE suspense SET state = CASE origin WHEN ?4 THEN ?5 ELSE ?6 END "
+                                 "WHERE org_id = ?1 AND epoch = ?2 AND state = ?3",
+                                 org_id, epoch, SuspenseState::kInLost, Origin::kExpired,
+                                 SuspenseState::kClosed, SuspenseState::kOwn)
+                         .status());
+  std::set<int64_t> with_lost;
+  {
+    TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                        t.c.Query("SELECT e.row_id FROM epoch_amounts e JOIN budget_rows r ON "
+                                  "r.id = e.row_id WHERE e.epoch = ?2 AND r.org_id = ?1 AND e.lost > 0",
+                                  org_id, epoch));
+    while (rows.Next()) with_lost.insert(rows.Int(0));
+    TH_RETURN_IF_ERROR(rows.status());
+  }
+  // The epoch may have been closed in this very transaction, its amounts not yet written.
+  for (const auto& [id, row] : t.rows_by_id) {
+    if (row->epochs.contains(epoch) && row->budget->org_id == org_id) with_lost.insert(id);
+  }
+  for (const int64_t id : with_lost) {
+    TH_ASSIGN_OR_RETURN(LoadedRow* const row, FindRowById(t, id));
+    TH_ASSIGN_OR_RETURN(LoadedRow::PerEpoch* const amounts, EpochOf(t, *row, epoch));
+    const NanoUsd rest = amounts->lost;
+    const BudgetRow before = row->row;
+    row->row.Release(rest);
+    TH_RETURN_IF_ERROR(WriteLine(t, sequence, *row, epoch, before, kZero - rest));
+  }
+  return t.c
+      .Execute("UPDATE epochs SET reclaimed_at = ?3 WHERE org_id = ?1 AND epoch = ?2", org_id, epoch,
+               ToColumn(t.now))
+      .status();
+}
+
+absl::Status SqliteStore::RegisterEdge(const v1::RegisterEdgeRequest& request) {
+  if (request.edge_id().empty()) return BadArgument("an edge has an id");
+  return Write([&](Txn& t) -> absl::Status {
+    TH_RETURN_IF_ERROR(RequireOpen(t, request.org_id(), request.epoch()));
+    return t.c
+        .Execute("INSERT INTO epoch_edges (org_id, epoch, edge_id, boot_id) VALUES (?1, ?2, ?3, ?4) "
+                 "ON CONFLICT DO UPDATE SET boot_id = ?4",
+                 request.org_id(), request.epoch(), request.edge_id(), request.boot_id())
+        .status();
+  });
+}
+
+absl::StatusOr<v1::GrantLeaseResponse> SqliteStore::GrantLease(const v1::GrantLeaseRequest& request) {
+  v1::GrantLeaseResponse out;
+  TH_RETURN_IF_ERROR(Write([&](Txn& t) -> absl::Status {
+    const int64_t org = request.org_id();
+    const int64_t epoch = request.epoch();
+    TH_RETURN_IF_ERROR(RequireOpen(t, org, epoch));
+    {
+      TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                          t.c.Query("SELECT answer FROM grants WHERE org_id = ?1 AND epoch = ?2 AND "
+                                    "grant_id = ?3",
+                                    org, epoch, request.grant_id()));
+      if (rows.Next()) {
+        out.ParseFromString(rows.Text(0));
+        return absl::OkStatus();
+      }
+      TH_RETURN_IF_ERROR(rows.status());
+    }
+    int64_t sequence = 0;
+    for (const v1::GrantLeaseRequest::Item& item : request.items()) {
+      if (item.need_nanousd() < 0 || item.want_nanousd() < 0) {
+        return MakeError(absl::StatusCode::kInvalidArgument, "BAD_AMOUNT", "a lease is not negative");
+      }
+      v1::GrantLeaseResponse::Item& answer = *out.add_items();
+      answer.set_budget_id(item.budget_id());
+      answer.set_period(item.period());
+      TH_ASSIGN_OR_RETURN(LoadedRow* const row,
+                          LoadRow(t, org, item.budget_id(), item.period(), t.now));
+      if (row == nullptr) continue;  // deleted by now, or a period far away
+      if (!row->budget->deleted && row->budget->spec.mode == common::v1::BUDGET_MODE_ENFORCE) {
+        const BudgetRow before = row->row;
+        const NanoUsd granted =
+            row->row.Lease(NanoUsd(item.need_nanousd()), NanoUsd(item.want_nanousd()));
+        if (granted > kZero && sequence == 0) {
+          TH_ASSIGN_OR_RETURN(sequence, WriteMovement(t, org, Movement::kLease,
+                                                      absl::StrCat(request.grant_id())));
+        }
+        TH_RETURN_IF_ERROR(WriteLine(t, sequence, *row, epoch, before, kZero));
+        answer.set_granted_nanousd(granted.nanos());
+      }
+      v1::BudgetState& state = *answer.mutable_state();
+      state.set_cap_nanousd(row->row.cap.nanos());
+      state.set_overrun_nanousd(row->row.overrun.nanos());
+      state.set_avail_nanousd(row->row.avail.nanos());
+      state.set_leased_nanousd(row->row.leased.nanos());
+      state.set_suspense_nanousd(row->row.suspense.nanos());
+      state.set_spent_nanousd(row->row.spent.nanos());
+      if (row->end != absl::InfiniteFuture()) SetTime(row->end, state.mutable_resets_at());
+      TH_ASSIGN_OR_RETURN(
+          sql::Rows rows,
+          t.c.Query("SELECT coalesce(sum(lost), 0) FROM epoch_amounts WHERE row_id = ?1", row->id));
+      if (rows.Next()) state.set_lost_lease_nanousd(rows.Int(0));
+      TH_RETURN_IF_ERROR(rows.status());
+    }
+    return t.c
+        .Execute("INSERT INTO grants (org_id, epoch, grant_id, answer) VALUES (?1, ?2, ?3, ?4)", org,
+                 epoch, request.grant_id(), sql::Blob{out.SerializeAsString()})
+        .status();
+  }));
+  return out;
+}
+
+absl::Status SqliteStore::AcknowledgeGrants(const v1::AcknowledgeGrantsRequest& request) {
+  return Write([&](Txn& t) -> absl::Status {
+    for (const int64_t id : request.grant_ids()) {
+      TH_RETURN_IF_ERROR(t.c.Execute("UPDATE grants SET acknowledged = 1 WHERE org_id = ?1 AND "
+                                     "epoch = ?2 AND grant_id = ?3 AND acknowledged = 0",
+                                     request.org_id(), request.epoch(), id)
+                             .status());
+    }
+    return absl::OkStatus();
+  });
+}
+
+absl::StatusOr<v1::ListGrantsResponse> SqliteStore::ListGrants(const v1::ListGrantsRequest& request) {
+  v1::ListGrantsResponse out;
+  TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& c) -> absl::Status {
+    TH_ASSIGN_OR_RETURN(
+        sql::Rows rows,
+        c.Query("SELECT g.grant_id, g.answer FROM grants g JOIN epochs e USING (org_id, epoch) "
+                "WHERE g.org_id = ?1 AND g.epoch = ?2 AND g.acknowledged = 0 AND e.closed_at IS NULL "
+                "ORDER BY g.grant_id",
+                request.org_id(), request.epoch()));
+    while (rows.Next()) {
+      v1::ListGrantsResponse::Grant& grant = *out.add_grants();
+      grant.set_grant_id(rows.Int(0));
+      v1::GrantLeaseResponse answer;
+      answer.ParseFromString(rows.Text(1));
+      for (const v1::GrantLeaseResponse::Item& item : answer.items()) {
+        if (item.granted_nanousd() == 0) continue;
+        common::v1::HeldBudget& amount = *grant.add_amounts();
+        amount.set_budget_id(item.budget_id());
+        amount.set_period(item.period());
+        amount.set_amount_nanousd(item.granted_nanousd());
+      }
+    }
+    return rows.status();
+  }));
+  return out;
+}
+
+absl::Status SqliteStore::ReturnLease(const v1::ReturnLeaseRequest& request) {
+  return Write([&](Txn& t) -> absl::Status {
+    TH_RETURN_IF_ERROR(RequireOpen(t, request.org_id(), request.epoch()));
+    TH_ASSIGN_OR_RETURN(
+        const int64_t fresh,
+        t.c.Execute("INSERT INTO lease_returns (org_id, epoch, return_id) VALUES (?1, ?2, ?3) "
+                    "ON CONFLICT DO NOTHING",
+                    request.org_id(), request.epoch(), request.return_id()));
+    if (fresh == 0) return absl::OkStatus();
+    TH_ASSIGN_OR_RETURN(const int64_t sequence,
+                        WriteMovement(t, request.org_id(), Movement::kReturn,
+                                      absl::StrCat(request.return_id())));
+    for (const common::v1::HeldBudget& amount : request.amounts()) {
+      if (amount.amount_nanousd() == 0) continue;
+      TH_ASSIGN_OR_RETURN(LoadedRow* const row, FindRow(t, amount.budget_id(), amount.period()));
+      if (row == nullptr || row->budget->org_id != request.org_id()) {
+        return BadArgument("no such budget and period");
+      }
+      TH_ASSIGN_OR_RETURN(LoadedRow::PerEpoch* const there, EpochOf(t, *row, request.epoch()));
+      const NanoUsd back(amount.amount_nanousd());
+      // More than was leased: taking less would free money that holds stand on.
+      if (back < kZero || back > there->leased) {
+        return MakeError(absl::StatusCode::kInvalidArgument, "BAD_AMOUNT",
+                         absl::StrCat("more is returned than is leased of ",
+                                      row->budget->display_id()));
+      }
+      const BudgetRow before = row->row;
+      row->row.ReturnLease(back);
+      TH_RETURN_IF_ERROR(WriteLine(t, sequence, *row, request.epoch(), before, kZero));
+    }
+    return absl::OkStatus();
+  });
+}
+
+absl::Status SqliteStore::PostExpired(const v1::PostExpiredRequest& request) {
+  return Write([&](Txn& t) -> absl::Status {
+    const int64_t org = request.org_id();
+    const int64_t epoch = request.epoch();
+    TH_ASSIGN_OR_RETURN(const int64_t open, OpenEpoch(t, org));
+    if (epoch != open || epoch == 0) return absl::OkStatus();  // all of it is in suspense already
+    for (const v1::PostExpiredRequest::Expired& hold : request.holds()) {
+      if (hold.hold_id().size() != 16) return BadArgument("a hold id has 16 bytes");
+      TH_ASSIGN_OR_RETURN(const std::vector<SuspenseRow> known, FindSuspense(t, org, hold.hold_id()));
+      if (std::any_of(known.begin(), known.end(),
+                      [&](const SuspenseRow& row) { return row.epoch == epoch; })) {
+        continue;
+      }
+      TH_ASSIGN_OR_RETURN(const std::optional<Posted> posted, FindPosted(t, org, hold.hold_id()));
+      TH_ASSIGN_OR_RETURN(const int64_t sequence,
+                          WriteMovement(t, org, Movement::kExpire,
+                                        UuidFromRaw(hold.hold_id())->ToString()));
+      SuspenseRow suspended;
+      suspended.epoch = epoch;
+      suspended.origin = Origin::kExpired;
+      suspended.state = posted.has_value() ? SuspenseState::kClosed : SuspenseState::kOwn;
+      suspended.edge_id = hold.edge_id();
+      suspended.since = t.now;
+      v1::Entry& entry = suspended.entry;
+      entry.set_hold_id(hold.hold_id());
+      entry.set_kind(v1::ENTRY_KIND_SUSPEND);
+      *entry.mutable_account_ids() = hold.account_ids();
+      entry.set_epoch(epoch);
+      entry.set_edge_id(hold.edge_id());
+      entry.set_boot_id(hold.boot_id());
+      entry.set_status("expired");
+      *entry.mutable_budgets() = hold.covers();
+      for (const common::v1::HeldBudget& cover : hold.covers()) {
+        if (cover.observe() || cover.amount_nanousd() <= 0) continue;
+        entry.set_hold_nanousd(std::max(entry.hold_nanousd(), cover.amount_nanousd()));
+        TH_ASSIGN_OR_RETURN(LoadedRow* const row, FindRow(t, cover.budget_id(), cover.period()));
+        if (row == nullptr || row->budget->org_id != org) {
+          return BadArgument("no such budget and period");
+        }
+        TH_ASSIGN_OR_RETURN(LoadedRow::PerEpoch* const amounts, EpochOf(t, *row, epoch));
+        NanoUsd covers(cover.amount_nanousd());
+        if (posted.has_value()) {  // the end came first: the rest is known to be unused
+          TH_ASSIGN_OR_RETURN(
+              sql::Rows rows,
+              t.c.Query("SELECT -coalesce(sum(l.d_leased), 0) FROM journal j JOIN lines l "
+                        "USING (sequence) WHERE j.org_id = ?1 AND j.hold_id = ?2 AND l.row_id = ?3 "
+                        "AND l.epoch = ?4",
+                        org, sql::Blob{hold.hold_id()}, row->id, epoch));
+          if (rows.Next()) covers = std::max(kZero, covers - rows.Money(0));
+          TH_RETURN_IF_ERROR(rows.status());
+        }
+        if (covers > amounts->leased) {
+          ++t.counters.cover_missing;
+          obs::Error("expired_hold_exceeds_lease", {{"budget", row->budget->display_id()},
+                                                    {"covers_nanousd", covers.nanos()},
+                                                    {"leased_nanousd", amounts->leased.nanos()}});
+          covers = amounts->leased;
+        }
+        const BudgetRow before = row->row;
+        if (posted.has_value()) {
+          row->row.ReturnLease(covers);
+        } else {
+          row->row.Suspend(covers);
+          suspended.amounts[row->id] = covers;
+        }
+        TH_RETURN_IF_ERROR(WriteLine(t, sequence, *row, epoch, before, kZero));
+      }
+      TH_RETURN_IF_ERROR(WriteSuspense(t, org, hold.hold_id(), suspended));
+    }
+    return absl::OkStatus();
+  });
+}
+
+absl::Status SqliteStore::AnnounceHolds(const v1::AnnounceHoldsRequest& request) {
+  return Write([&](Txn& t) -> absl::Status {
+    const int64_t org = request.org_id();
+    TH_ASSIGN_OR_RETURN(const int64_t open, OpenEpoch(t, org));
+    if (request.epoch() >= open) {
+      return MakeError(absl::StatusCode::kFailedPrecondition, "EPOCH_OPEN",
+                       absl::StrCat("epoch ", request.epoch(), " of org ", org, " is not closed"));
+    }
+    TH_RETURN_IF_ERROR(
+        t.c.Execute("UPDATE epoch_edges SET announced_at = ?4 WHERE org_id = ?1 AND edge_id = ?2 AND "
+                    "epoch <= ?3 AND announced_at IS NULL",
+                    org, request.edge_id(), request.epoch(), ToColumn(t.now))
+            .status());
+    // An earlier announcement that has not been acted on is replaced.
+    for (const std::string_view table : {"suspense_amounts", "suspense"}) {
+      TH_RETURN_IF_ERROR(
+          t.c.Execute(absl::StrCat("DELETE FROM ", Absl(table),
+                                   " WHERE (org_id, hold_id, epoch) IN (SELECT org_id, hold_id, epoch "
+                                   "FROM suspense WHERE org_id = ?1 AND edge_id = ?2 AND epoch <= ?3 "
+                                   "AND origin = ?4 AND state = ?5)"),
+                      org, request.edge_id(), request.epoch(), Origin::kAnnounced,
+                      SuspenseState::kInLost)
+              .status());
+    }
+    for (const v1::Entry& entry : request.unsettled()) {
+      TH_ASSIGN_OR_RETURN(const std::string rejected, WhyRejected(t, entry));
+      if (!rejected.empty() || entry.kind() != v1::ENTRY_KIND_SUSPEND ||
+          entry.epoch() > request.epoch() || entry.account_ids(0) != org) {
+        return BadArgument(absl::StrCat("bad announced hold: ", rejected));
+      }
+      TH_ASSIGN_OR_RETURN(const std::optional<Posted> posted, FindPosted(t, org, entry.hold_id()));
+      if (posted.has_value()) continue;
+      TH_ASSIGN_OR_RETURN(std::vector<SuspenseRow> known, FindSuspense(t, org, entry.hold_id()));
+      TH_RETURN_IF_ERROR(Suspend(t, entry, Origin::kAnnounced, std::move(known)));
+    }
+    return ReclaimWhereAnnounced(t, org);
+  });
+}
+
+absl::StatusOr<v1::ListPendingAnnouncementsResponse> SqliteStore::ListPendingAnnouncements(
+    std::string_view edge_id) {
+  v1::ListPendingAnnouncementsResponse out;
+  TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& c) -> absl::Status {
+    TH_ASSIGN_OR_RETURN(
+        sql::Rows rows,
+        c.Query("SELECT r.org_id, max(r.epoch), e.incarnation FROM epoch_edges r JOIN epochs e "
+                "USING (org_id, epoch) WHERE r.edge_id = ?1 AND r.announced_at IS NULL AND "
+                "e.closed_at IS NOT NULL GROUP BY r.org_id",
+                edge_id));
+    while (rows.Next()) {
+      v1::Epoch& epoch = *out.add_epochs();
+      epoch.set_org_id(rows.Int(0));
+      epoch.set_epoch(rows.Int(1));
+      epoch.set_incarnation(rows.Text(2));
+    }
+    return rows.status();
+  }));
+  return out;
+}
+
+}  // namespace tollhouse::ledger
