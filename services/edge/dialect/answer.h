@@ -14,8 +14,8 @@ class AnswerReader {
  public:
   // What the meter does with an event besides passing it on.
   struct Effect {
-    bool drop = false;       // the caller does not get it
-    size_t cut_offset = 0;   // bytes of the payload the caller does not get
+    bool drop = false;      // the caller does not get it
+    size_t cut_offset = 0;  // bytes of the payload the caller does not get
     size_t cut_length = 0;
   };
 

@@ -81,7 +81,8 @@ absl::StatusOr<TokenBound> BoundTokens(const RequestFacts& facts, const ModelLim
     const std::string features = absl::StrJoin(open, ", ");
     return MakeError(absl::StatusCode::kFailedPrecondition, "UNBOUNDED_REQUEST",
                      absl::StrCat("the cost of this request has no upper bound, which its budget "
-                                  "requires, because of: ", features),
+                                  "requires, because of: ",
+                                  features),
                      {{"features", features}});
   }
   return bound;

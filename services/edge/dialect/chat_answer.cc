@@ -25,7 +25,7 @@ struct ChatUsage {
   std::optional<int64_t> prompt;
   std::optional<int64_t> completion;
   std::optional<int64_t> total;
-  int64_t cached = 0;       // prompt_tokens_details.cached_tokens, or a vendor's name for it
+  int64_t cached = 0;  // prompt_tokens_details.cached_tokens, or a vendor's name for it
   int64_t cache_write = 0;
   int64_t audio_input = 0;
   int64_t image_input = 0;
@@ -39,7 +39,9 @@ struct ChatUsage {
     const int64_t known = prompt.value_or(0) + completion.value_or(0);
     return completion.value_or(0) + hidden(known);
   }
-  int64_t hidden(int64_t known) const { return total.has_value() ? std::max<int64_t>(*total - known, 0) : 0; }
+  int64_t hidden(int64_t known) const {
+    return total.has_value() ? std::max<int64_t>(*total - known, 0) : 0;
+  }
 };
 
 class ChatAnswerReader final : public AnswerReader {
@@ -125,6 +127,7 @@ class ChatAnswerReader final : public AnswerReader {
         });
       }
     });
+    well_formed_ = well_formed_ && json::IsAtEnd(document);
     error_ = error_ || error;
     if (usage_object) {
       progress.usage_present = true;
@@ -181,15 +184,16 @@ class ChatAnswerReader final : public AnswerReader {
         bytes += TextBytes(value);
       }
     });
-    if (finished && index < static_cast<int64_t>(kChoicesMax)) finished_.set(static_cast<size_t>(index));
+    if (finished && index < static_cast<int64_t>(kChoicesMax))
+      finished_.set(static_cast<size_t>(index));
     if (bytes > 0) {
       progress.visible_output_bytes += bytes;
       ++progress.deltas;
     }
   }
 
-  // Bytes of what the model wrote in a delta or message. `reasoning` and `reasoning_content` are two
-  // names of one thing; servers that send both send it twice.
+  // Bytes of what the model wrote in a delta or message. `reasoning` and `reasoning_content` are
+  // two names of one thing; servers that send both send it twice.
   static int64_t ReadMessage(Value& message) {
     int64_t bytes = 0;
     int64_t reasoning = 0;
@@ -293,7 +297,8 @@ class ChatAnswerReader final : public AnswerReader {
       } else if (key == "num_cached_tokens" || key == "cached_tokens" ||
                  key == "prompt_cache_hit_tokens") {
         vendor_cached = std::max(vendor_cached, count(member));  // Mistral, Moonshot, DeepSeek
-      } else if ((key == "server_tool_use_details" || key == "server_tool_use") && IsObject(member)) {
+      } else if ((key == "server_tool_use_details" || key == "server_tool_use") &&
+                 IsObject(member)) {
         EachMember(member, [&](std::string_view name, Value detail) {
           if (name == "web_search_requests") usage.web_searches = count(detail);  // OpenRouter
         });

@@ -88,7 +88,8 @@ class ZlibDecoder final : public Decoder {
 
 class BrotliDecoder final : public Decoder {
  public:
-  BrotliDecoder() : buffer_(kBuffer, '\0'), state_(BrotliDecoderCreateInstance(nullptr, nullptr, nullptr)) {}
+  BrotliDecoder()
+      : buffer_(kBuffer, '\0'), state_(BrotliDecoderCreateInstance(nullptr, nullptr, nullptr)) {}
   ~BrotliDecoder() override { BrotliDecoderDestroyInstance(state_); }
 
   bool Decode(std::string_view encoded, absl::FunctionRef<void(std::string_view)> sink) override {

@@ -21,8 +21,8 @@ class Decoder {
 // True for "" and "identity", which need no decoder.
 bool IsIdentity(std::string_view content_encoding);
 
-// For gzip, x-gzip, deflate (with or without zlib header), br and zstd; nullptr for others, also for
-// several encodings on top of each other.
+// For gzip, x-gzip, deflate (with or without zlib header), br and zstd; nullptr for others, also
+// for several encodings on top of each other.
 std::unique_ptr<Decoder> NewDecoder(std::string_view content_encoding);
 
 }  // namespace tollhouse::edge

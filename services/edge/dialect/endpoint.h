@@ -31,10 +31,14 @@ constexpr bool IsFree(Endpoint endpoint) {
 // Anthropic's do not.
 constexpr std::string_view UpstreamPath(Endpoint endpoint) {
   switch (endpoint) {
-    case Endpoint::kChatCompletions: return "/chat/completions";
-    case Endpoint::kMessages: return "/v1/messages";
-    case Endpoint::kCountTokens: return "/v1/messages/count_tokens";
-    case Endpoint::kModels: return "/models";
+    case Endpoint::kChatCompletions:
+      return "/chat/completions";
+    case Endpoint::kMessages:
+      return "/v1/messages";
+    case Endpoint::kCountTokens:
+      return "/v1/messages/count_tokens";
+    case Endpoint::kModels:
+      return "/models";
   }
   return "";
 }

@@ -50,6 +50,13 @@ inline bool IsObject(Value& value) {
   return value.type().get(type) == simdjson::SUCCESS && type == Type::object;
 }
 
+// True once a document has been visited to its very end, with every container closed. A visitor
+// that overlooks errors below itself learns here that there were some.
+inline bool IsAtEnd(Document& document) {
+  return document.current_depth() == 0 &&
+         document.current_location().error() == simdjson::OUT_OF_BOUNDS;
+}
+
 // Calls visit(key, value) for each member, in order. False where the value is no object or breaks
 // off; values that visit does not look at are skipped unchecked.
 template <typename Visit>

@@ -26,9 +26,12 @@ class Base64Bytes {
     const int low = Digit(text_[first + 1]);
     if (high < 0 || low < 0) return -1;
     switch (index % 3) {
-      case 0: return (high << 2 | low >> 4) & 0xff;
-      case 1: return (high << 4 | low >> 2) & 0xff;
-      default: return (high << 6 | low) & 0xff;
+      case 0:
+        return (high << 2 | low >> 4) & 0xff;
+      case 1:
+        return (high << 4 | low >> 2) & 0xff;
+      default:
+        return (high << 6 | low) & 0xff;
     }
   }
 
@@ -89,7 +92,8 @@ PixelSize JpegSize(const Base64Bytes& bytes) {
       at += 2;
       continue;
     }
-    const bool frame = marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc;
+    const bool frame =
+        marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc;
     if (frame) return Believed(bytes.BigEndian(at + 7, 2), bytes.BigEndian(at + 5, 2));
     const int64_t length = bytes.BigEndian(at + 2, 2);
     if (length < 2) return {};
@@ -175,9 +179,8 @@ int64_t OtherImage(const MediaItem& item) {
 bool IsOpenAiModel(std::string_view model) {
   const size_t slash = model.rfind('/');
   if (slash != std::string_view::npos) model.remove_prefix(slash + 1);
-  static constexpr std::string_view kFamilies[] = {"gpt-3",    "gpt-4", "gpt-5", "gpt-6", "o1",
-                                                   "o3",       "o4",    "chatgpt", "codex",
-                                                   "computer-use"};
+  static constexpr std::string_view kFamilies[] = {
+      "gpt-3", "gpt-4", "gpt-5", "gpt-6", "o1", "o3", "o4", "chatgpt", "codex", "computer-use"};
   return std::any_of(std::begin(kFamilies), std::end(kFamilies), [&](std::string_view family) {
     return model.substr(0, family.size()) == family;
   });

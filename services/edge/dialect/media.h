@@ -27,9 +27,9 @@ struct PixelSize {
 };
 PixelSize ImageSizeOfBase64(std::string_view base64);
 
-// An upper bound of the input tokens of one item: the per-family rules of media.cc, and the family's
-// per-image maximum where the size is unknown. `model` is the provider's name; unknown families of
-// the OpenAI dialect get the dearest rule known.
+// An upper bound of the input tokens of one item: the per-family rules of media.cc, and the
+// family's per-image maximum where the size is unknown. `model` is the provider's name; unknown
+// families of the OpenAI dialect get the dearest rule known.
 int64_t MediaTokensBound(Endpoint endpoint, std::string_view model, const MediaItem& item);
 
 }  // namespace tollhouse::edge

@@ -1,8 +1,8 @@
 // Anthropic messages and count_tokens.
 //
 // Counts are cumulative: every later one overwrites its field, nothing is ever added, nulls say
-// nothing. `iterations` lists each pass of the request with its own model; the totals beside it leave
-// compaction and advisor passes out, so the passes are what is billed.
+// nothing. `iterations` lists each pass of the request with its own model; the totals beside it
+// leave compaction and advisor passes out, so the passes are what is billed.
 #include <algorithm>
 #include <optional>
 #include <string>
@@ -31,6 +31,9 @@ struct Counts {
 
   bool stated() const { return input.has_value() || output.has_value(); }
 };
+
+// Lines that one message's usage is split into at most; recorded loops ran 11 inferences.
+constexpr int kSplitMax = 256;
 
 struct Pass {
   std::string type;
@@ -92,7 +95,9 @@ bool ReadError(Value& value, std::string* type) {
 class MessagesAnswerReader final : public AnswerReader {
  public:
   explicit MessagesAnswerReader(const MeterOptions& options)
-      : requested_model_(options.requested_model), unsplit_is_1h_(options.cache_write_1h) {}
+      : requested_model_(options.requested_model),
+        unsplit_is_1h_(options.cache_write_1h),
+        inference_input_max_(options.inference_input_max) {}
 
   Effect OnEvent(std::string_view payload) override {
     Read(payload);
@@ -155,14 +160,15 @@ class MessagesAnswerReader final : public AnswerReader {
     if (type == "message") saw_message_ = true;
     if (type == "error") error_ = true;
     // The delta that names the stop reason carries the last counts.
-    if ((type == "message_delta" && stop_reason) || type == "message_stop") final_ = total_.stated();
+    if ((type == "message_delta" && stop_reason) || type == "message_stop")
+      final_ = total_.stated();
     if (bytes > 0) {
       progress.visible_output_bytes += bytes;
       ++progress.deltas;
     }
     progress.usage_present = total_.stated();
     progress.reported_output_tokens = total_.output.value_or(0);
-    return whole;
+    return whole && json::IsAtEnd(document);
   }
 
   // message_start's message.
@@ -189,6 +195,7 @@ class MessagesAnswerReader final : public AnswerReader {
         if (!IsObject(value)) return;
         EachMember(value, [&](std::string_view name, Value count) {
           if (name == "web_search_requests") Overwrite(count, &web_searches_);
+          if (name == "web_fetch_requests") Overwrite(count, &web_fetches_);
         });
       } else if (key == "iterations") {
         ReadPasses(value);
@@ -198,7 +205,8 @@ class MessagesAnswerReader final : public AnswerReader {
 
   void ReadPasses(Value& value) {
     json::Array array;
-    if (Token(value).substr(0, 1) != "[" || value.get_array().get(array) != simdjson::SUCCESS) return;
+    if (Token(value).substr(0, 1) != "[" || value.get_array().get(array) != simdjson::SUCCESS)
+      return;
     std::vector<Pass> passes;
     for (auto result : array) {
       Value element;
@@ -261,7 +269,8 @@ class MessagesAnswerReader final : public AnswerReader {
   }
 
   // Cache writes by lifetime. Later events state the sum alone: what the known split does not cover
-  // goes to the lifetime that the request asked for, and a sum below the split keeps the dearer part.
+  // goes to the lifetime that the request asked for, and a sum below the split keeps the dearer
+  // part.
   void SplitCacheWrites(const Counts& counts, common::v1::Usage* usage) const {
     int64_t five = counts.cache_write_5m.value_or(0);
     int64_t hour = counts.cache_write_1h.value_or(0);
@@ -276,7 +285,8 @@ class MessagesAnswerReader final : public AnswerReader {
     usage->set_cache_write_1h_tokens(hour);
   }
 
-  common::v1::Usage* AddLine(const std::string& model, const Counts& counts, MeterResult* result) const {
+  common::v1::Usage* AddLine(const std::string& model, const Counts& counts,
+                             MeterResult* result) const {
     common::v1::UsageLine* line = result->usage.Add();
     line->set_model(!model.empty() ? model : !model_.empty() ? model_ : requested_model_);
     line->set_service_tier(service_tier_);
@@ -291,6 +301,47 @@ class MessagesAnswerReader final : public AnswerReader {
     return usage;
   }
 
+  // Server tools run several inferences whose sum can exceed the window, and with it the threshold
+  // of a price step that none of them reached: lines of at most a window each, the output on the
+  // first.
+  void SplitByInference(MeterResult* result) const {
+    if (inference_input_max_ <= 0) return;
+    for (int lines = 1; lines < kSplitMax; ++lines) {
+      common::v1::UsageLine& last = *result->usage.Mutable(result->usage.size() - 1);
+      common::v1::UsageLine next;
+      common::v1::Usage& from = *last.mutable_usage();
+      int64_t room = inference_input_max_;
+      const auto keep = [&room](int64_t tokens) {
+        const int64_t kept = std::min(tokens, room);
+        room -= kept;
+        return kept;
+      };
+      common::v1::Usage rest;
+      const auto divide = [&](int64_t tokens, auto set) {
+        const int64_t kept = keep(tokens);
+        set(from, kept);
+        set(rest, tokens - kept);
+        return tokens - kept;
+      };
+      using common::v1::Usage;
+      int64_t left = 0;
+      left += divide(from.cache_write_1h_tokens(),
+                     [](Usage& u, int64_t n) { u.set_cache_write_1h_tokens(n); });
+      left += divide(from.cache_write_5m_tokens(),
+                     [](Usage& u, int64_t n) { u.set_cache_write_5m_tokens(n); });
+      left +=
+          divide(from.cache_read_tokens(), [](Usage& u, int64_t n) { u.set_cache_read_tokens(n); });
+      left += divide(from.input_tokens_uncached(),
+                     [](Usage& u, int64_t n) { u.set_input_tokens_uncached(n); });
+      if (left == 0) return;
+      next.set_model(last.model());
+      next.set_service_tier(last.service_tier());
+      *next.mutable_modifiers() = last.modifiers();
+      *next.mutable_usage() = rest;
+      *result->usage.Add() = std::move(next);
+    }
+  }
+
   void FillLines(MeterResult* result) const {
     const Pass* fallback = nullptr;
     for (const Pass& pass : passes_) {
@@ -300,8 +351,12 @@ class MessagesAnswerReader final : public AnswerReader {
       // With a fallback the totals are those of the model that served; whether the model that
       // declined is billed as well is documented nowhere.
       result->ambiguous = fallback != nullptr;
-      common::v1::Usage* usage = AddLine(fallback != nullptr ? fallback->model : "", total_, result);
+      common::v1::Usage* usage =
+          AddLine(fallback != nullptr ? fallback->model : "", total_, result);
       usage->set_web_search_calls(web_searches_.value_or(0));
+      if (fallback == nullptr && web_searches_.value_or(0) + web_fetches_.value_or(0) > 0) {
+        SplitByInference(result);
+      }
       return;
     }
     Counts rest = total_;  // what the totals know and the message passes do not
@@ -333,10 +388,12 @@ class MessagesAnswerReader final : public AnswerReader {
 
   const std::string requested_model_;
   const bool unsplit_is_1h_;
+  const int64_t inference_input_max_;
   json::Parser parser_;
   Counts total_;
   std::vector<Pass> passes_;
   std::optional<int64_t> web_searches_;
+  std::optional<int64_t> web_fetches_;
   std::string model_;
   std::string service_tier_;
   std::string speed_;

@@ -1,8 +1,6 @@
 #include "services/edge/dialect/meter.h"
 
 #include <algorithm>
-#include <cstring>
-#include <optional>
 #include <utility>
 
 #include "services/edge/dialect/answer.h"
@@ -56,7 +54,7 @@ class Meter final : public ResponseMeter {
     }
     CopyProgress();
     MeterResult result;
-    result.unmetered = unmetered_ || form_ == Form::kUnknown;
+    result.unmetered = unmetered_ || unmetered_events_ || form_ == Form::kUnknown;
     if (reader_ != nullptr) reader_->Conclude(&result);
     if (unmetered_) result.complete = false;
     result.visible_output_bytes = progress_.visible_output_bytes;
@@ -65,7 +63,9 @@ class Meter final : public ResponseMeter {
   }
 
   const MeterProgress& progress() const override { return progress_; }
-  bool decodes_downstream() const override { return decoder_ != nullptr && options_.drop_usage_chunk; }
+  bool decodes_downstream() const override {
+    return decoder_ != nullptr && options_.drop_usage_chunk;
+  }
   bool at_event_boundary() const override {
     if (form_ == Form::kUnknown) return true;
     return form_ == Form::kEvents && passed_ == 0 && (decoder_ == nullptr || decodes_downstream());
@@ -82,26 +82,29 @@ class Meter final : public ResponseMeter {
     progress_.reported_output_tokens = reader_->progress.reported_output_tokens;
   }
 
-  // The first byte that is neither white space nor a byte order mark decides.
-  void Recognise(std::string_view bytes) {
-    for (const char c : bytes) {
-      if (c == ' ' || c == '\t' || c == '\n' || c == '\r') continue;
-      if (c == '\xef' || c == '\xbb' || c == '\xbf') continue;
-      if (c == '{' || c == '[') {
-        form_ = Form::kDocument;
-      } else if (sse_ || std::strchr(":deir", c) != nullptr) {
-        form_ = Form::kEvents;
-      } else {
-        form_ = Form::kOpaque;
-        unmetered_ = true;
-      }
-      return;
+  // The first byte that is neither white space nor a byte order mark decides. Returns where it is.
+  size_t Recognise(std::string_view bytes) {
+    const size_t at = bytes.find_first_not_of(" \t\n\r\xef\xbb\xbf");
+    if (at == std::string_view::npos) return bytes.size();
+    const char c = bytes[at];
+    if (c == '{' || c == '[') {
+      form_ = Form::kDocument;
+    } else if (sse_ || std::string_view(":deir").find(c) != std::string_view::npos) {
+      form_ = Form::kEvents;
+    } else {
+      form_ = Form::kOpaque;
+      unmetered_ = true;
     }
+    return at;
   }
 
   void Consume(std::string_view bytes, std::string* out) {
     if (form_ == Form::kUnknown && reader_ == nullptr) form_ = Form::kOpaque;
-    if (form_ == Form::kUnknown) Recognise(bytes);
+    if (form_ == Form::kUnknown) {
+      const size_t skipped = Recognise(bytes);
+      if (out != nullptr) out->append(bytes.substr(0, skipped));
+      bytes.remove_prefix(skipped);
+    }
     if (form_ == Form::kEvents) {
       splitter_.Feed(bytes, [&](const SseEvent& event) { OnEvent(event, out); });
       PassLongEvent(out);
@@ -179,10 +182,10 @@ class Meter final : public ResponseMeter {
   Form form_ = Form::kUnknown;
   MeterProgress progress_;
   SseSplitter splitter_;
-  std::string body_;    // kDocument
-  std::string joined_;  // data of an event with several data lines
-  std::string padded_;  // a payload at the very end of what may be read
-  size_t passed_ = 0;   // bytes of the pending event that the caller has already
+  std::string body_;      // kDocument
+  std::string joined_;    // data of an event with several data lines
+  std::string padded_;    // a payload at the very end of what may be read
+  size_t passed_ = 0;     // bytes of the pending event that the caller has already
   bool dropped_ = false;  // the last event
   bool mid_event_ = false;
   bool broken_ = false;
@@ -192,10 +195,14 @@ class Meter final : public ResponseMeter {
 
 std::unique_ptr<AnswerReader> ReaderFor(Endpoint endpoint, const MeterOptions& options) {
   switch (endpoint) {
-    case Endpoint::kChatCompletions: return NewChatAnswerReader(options);
-    case Endpoint::kMessages: return NewMessagesAnswerReader(options);
-    case Endpoint::kCountTokens: return NewCountTokensAnswerReader();
-    case Endpoint::kModels: return nullptr;
+    case Endpoint::kChatCompletions:
+      return NewChatAnswerReader(options);
+    case Endpoint::kMessages:
+      return NewMessagesAnswerReader(options);
+    case Endpoint::kCountTokens:
+      return NewCountTokensAnswerReader();
+    case Endpoint::kModels:
+      return nullptr;
   }
   return nullptr;
 }

@@ -21,7 +21,10 @@ struct MeterOptions {
   // The request's cache_control asks for an hour (or it is not known): cache writes that the answer
   // does not split by lifetime count as the dearer ones.
   bool cache_write_1h = true;
-  size_t json_bytes_max = size_t{64} << 20;  // a JSON answer larger than this is passed unmetered
+  // The most input that one inference can take (the context window); 0: not known. A larger sum
+  // beside server tools came from several inferences and is split into as many lines.
+  int64_t inference_input_max = 0;
+  size_t json_bytes_max = size_t{64} << 20;   // a JSON answer larger than this is passed unmetered
   size_t event_bytes_max = size_t{16} << 20;  // likewise one SSE event
 };
 
@@ -46,7 +49,7 @@ struct MeterResult {
   bool complete = false;        // the answer came to its regular end, without an error in it
   bool provider_error = false;  // the body is or contains the dialect's error object
   bool ambiguous = false;       // the provider does not document how this is billed (fallbacks)
-  bool unmetered = false;       // too large, undecodable or no known format: passed, not understood
+  bool unmetered = false;       // (in part) too large, undecodable or of no known format: passed on
   std::string error_type;
   std::string error_code;
   std::string response_model;  // "" if the answer names none
@@ -70,7 +73,8 @@ class ResponseMeter {
 
   virtual const MeterProgress& progress() const = 0;
   // True if `downstream` carries the decoded body, because usage must be dropped from a compressed
-  // one: the edge removes Content-Encoding and Content-Length. (Asking upstream for identity avoids it.)
+  // one: the edge removes Content-Encoding and Content-Length. (Asking upstream for identity avoids
+  // it.)
   virtual bool decodes_downstream() const = 0;
   // True if the caller has seen whole events only, so that an error event can follow cleanly.
   virtual bool at_event_boundary() const = 0;

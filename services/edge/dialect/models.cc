@@ -22,14 +22,16 @@ std::string RenderModel(common::v1::Dialect dialect, const ModelEntry& model) {
     const std::string created =
         absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", model.created, absl::UTCTimeZone());
     return absl::StrCat("{\"type\":\"model\",\"id\":", Quoted(model.id),
-                        ",\"display_name\":", Quoted(model.id), ",\"created_at\":", Quoted(created), "}");
+                        ",\"display_name\":", Quoted(model.id), ",\"created_at\":", Quoted(created),
+                        "}");
   }
   if (dialect == DIALECT_GEMINI) {
     return absl::StrCat("{\"name\":", Quoted(absl::StrCat("models/", model.id)),
                         ",\"displayName\":", Quoted(model.id), "}");
   }
-  return absl::StrCat("{\"id\":", Quoted(model.id), ",\"object\":\"model\",\"created\":",
-                      absl::ToUnixSeconds(model.created), ",\"owned_by\":", Quoted(model.owned_by), "}");
+  return absl::StrCat("{\"id\":", Quoted(model.id),
+                      ",\"object\":\"model\",\"created\":", absl::ToUnixSeconds(model.created),
+                      ",\"owned_by\":", Quoted(model.owned_by), "}");
 }
 
 std::string RenderModels(common::v1::Dialect dialect, std::span<const ModelEntry> models) {

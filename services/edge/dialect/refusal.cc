@@ -11,9 +11,9 @@
 namespace tollhouse::edge {
 namespace {
 
+using common::v1::Dialect;
 using common::v1::DIALECT_ANTHROPIC;
 using common::v1::DIALECT_GEMINI;
-using common::v1::Dialect;
 using Kind = Refusal::Kind;
 
 // One row per kind: what each dialect calls it.
@@ -100,7 +100,8 @@ int64_t RetrySeconds(absl::Duration wait) {
 }
 
 bool IsBudgetKind(Kind kind) {
-  return kind == Kind::kBudgetExhausted || kind == Kind::kBudgetHeld || kind == Kind::kBudgetBlocked;
+  return kind == Kind::kBudgetExhausted || kind == Kind::kBudgetHeld ||
+         kind == Kind::kBudgetBlocked;
 }
 
 // "acme/payments#month" -> the command that an administrator would type.
@@ -116,11 +117,11 @@ std::string RaiseCommand(std::string_view budget) {
 }
 
 std::string DescribeBudget(const ViolatedLimit& v) {
-  std::string text =
-      absl::StrCat("Budget ", v.budget, ": limit ", Dollars(v.limit_nanousd), ", spent ",
-                   Dollars(v.spent_nanousd), ", held by requests in flight ", Dollars(v.held_nanousd));
+  std::string text = absl::StrCat("Budget ", v.budget, ": limit ", Dollars(v.limit_nanousd),
+                                  ", spent ", Dollars(v.spent_nanousd),
+                                  ", held by requests in flight ", Dollars(v.held_nanousd));
   if (v.suspense_nanousd > 0) {
-    absl::StrAppend(&text, ", waiting for clarification ", Dollars(v.suspense_nanousd));
+    absl::StrAppend(&text, ", in suspense ", Dollars(v.suspense_nanousd));
   }
   absl::StrAppend(&text, "; this request needs up to ", Dollars(v.needed_nanousd), ".");
   if (v.resets_at.has_value()) {
@@ -133,7 +134,8 @@ std::string MessageOf(const Refusal& refusal, const Shape& shape) {
   if (!refusal.message.empty()) return refusal.message;
   std::string text(shape.message);
   if (IsBudgetKind(refusal.kind)) {
-    for (const ViolatedLimit& v : refusal.violations) absl::StrAppend(&text, " ", DescribeBudget(v));
+    for (const ViolatedLimit& v : refusal.violations)
+      absl::StrAppend(&text, " ", DescribeBudget(v));
     if (refusal.kind == Kind::kBudgetExhausted && !refusal.violations.empty()) {
       absl::StrAppend(&text, " To get more, ask an administrator to run: ",
                       RaiseCommand(refusal.violations.front().budget));
@@ -142,7 +144,8 @@ std::string MessageOf(const Refusal& refusal, const Shape& shape) {
     return text;
   }
   for (const ViolatedLimit& v : refusal.violations) {
-    absl::StrAppend(&text, " ", v.budget, ": ", v.reason.empty() ? "limit" : v.reason, " ", v.limit, ".");
+    absl::StrAppend(&text, " ", v.budget, ": ", v.reason.empty() ? "limit" : v.reason, " ", v.limit,
+                    ".");
   }
   if (refusal.retry_after.has_value() && shape.retry) {
     absl::StrAppend(&text, " Try again in ", RetrySeconds(*refusal.retry_after), " s.");
@@ -205,9 +208,11 @@ std::string OpenAiBody(const Refusal& refusal, const Shape& shape, std::string_v
 
 std::string AnthropicBody(const Refusal& refusal, const Shape& shape, std::string_view message) {
   std::string out = "{\"type\":\"error\",\"error\":{";
-  AppendMember("type", refusal.kind == Kind::kBudgetExhausted && refusal.budget_status == 429
-                           ? std::string_view("rate_limit_error")
-                           : shape.anthropic_type, &out);
+  AppendMember("type",
+               refusal.kind == Kind::kBudgetExhausted && refusal.budget_status == 429
+                   ? std::string_view("rate_limit_error")
+                   : shape.anthropic_type,
+               &out);
   AppendMember("message", message, &out);
   if (refusal.kind == Kind::kBudgetHeld) AppendMember("code", "budget_held", &out);
   if (!refusal.code.empty()) AppendMember("code", refusal.code, &out);
@@ -222,9 +227,11 @@ std::string GeminiBody(const Refusal& refusal, const Shape& shape, int status,
                        std::string_view message) {
   std::string out = absl::StrCat("{\"error\":{\"code\":", status);
   AppendMember("message", message, &out);
-  AppendMember("status", refusal.kind == Kind::kBudgetExhausted && status == 429
-                             ? std::string_view("RESOURCE_EXHAUSTED")
-                             : shape.gemini_status, &out);
+  AppendMember("status",
+               refusal.kind == Kind::kBudgetExhausted && status == 429
+                   ? std::string_view("RESOURCE_EXHAUSTED")
+                   : shape.gemini_status,
+               &out);
   out += ",\"details\":[{\"@type\":\"type.googleapis.com/google.rpc.ErrorInfo\"";
   std::string reason = refusal.kind == Kind::kUnauthenticated ? "API_KEY_INVALID"
                        : refusal.code.empty()                 ? std::string(shape.openai_code)
@@ -286,7 +293,8 @@ size_t Utf8Length(std::string_view text) {
 // A header value: visible ASCII only, at most 512 bytes.
 std::string HeaderValue(std::string_view text) {
   std::string out;
-  for (const unsigned char c : text.substr(0, 512)) out += c >= ' ' && c < 0x7f ? static_cast<char>(c) : '?';
+  for (const unsigned char c : text.substr(0, 512))
+    out += c >= ' ' && c < 0x7f ? static_cast<char>(c) : '?';
   return out;
 }
 
@@ -334,7 +342,8 @@ RenderedAnswer Render(Dialect dialect, const Refusal& refusal) {
   answer.headers.emplace_back("x-should-retry", shape.retry ? "true" : "false");
   std::optional<absl::Duration> wait = refusal.retry_after;
   // Clients that overlook x-should-retry give up on long waits only.
-  if (answer.status == 429 && !shape.retry) wait = std::max(wait.value_or(absl::ZeroDuration()), absl::Seconds(121));
+  if (answer.status == 429 && !shape.retry)
+    wait = std::max(wait.value_or(absl::ZeroDuration()), absl::Seconds(121));
   if (!wait.has_value() && (answer.status == 503 || answer.status == 429)) wait = absl::Seconds(1);
   if (wait.has_value() && (shape.retry || answer.status == 429)) {
     answer.headers.emplace_back("retry-after", absl::StrCat(RetrySeconds(*wait)));
@@ -366,7 +375,8 @@ Refusal RefusalOf(const absl::Status& status) {
   const std::string reason = ReasonOf(status);
   const ErrorMetadata metadata = MetadataOf(status);
   refusal.message = std::string(Std(status.message()));
-  if (const auto param = metadata.find("param"); param != metadata.end()) refusal.param = param->second;
+  if (const auto param = metadata.find("param"); param != metadata.end())
+    refusal.param = param->second;
   if (reason == "BODY_TOO_LARGE") {
     refusal.kind = Refusal::Kind::kTooLarge;
   } else if (reason == "MODEL_NOT_FOUND") {
@@ -383,11 +393,21 @@ Refusal RefusalOf(const absl::Status& status) {
         std::transform(refusal.code.begin(), refusal.code.end(), refusal.code.begin(),
                        [](unsigned char c) { return c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c; });
         break;
-      case absl::StatusCode::kUnauthenticated: refusal.kind = Refusal::Kind::kUnauthenticated; break;
-      case absl::StatusCode::kPermissionDenied: refusal.kind = Refusal::Kind::kForbidden; break;
-      case absl::StatusCode::kNotFound: refusal.kind = Refusal::Kind::kModelNotFound; break;
-      case absl::StatusCode::kUnavailable: refusal.kind = Refusal::Kind::kUnavailable; break;
-      case absl::StatusCode::kDeadlineExceeded: refusal.kind = Refusal::Kind::kUpstreamTimeout; break;
+      case absl::StatusCode::kUnauthenticated:
+        refusal.kind = Refusal::Kind::kUnauthenticated;
+        break;
+      case absl::StatusCode::kPermissionDenied:
+        refusal.kind = Refusal::Kind::kForbidden;
+        break;
+      case absl::StatusCode::kNotFound:
+        refusal.kind = Refusal::Kind::kModelNotFound;
+        break;
+      case absl::StatusCode::kUnavailable:
+        refusal.kind = Refusal::Kind::kUnavailable;
+        break;
+      case absl::StatusCode::kDeadlineExceeded:
+        refusal.kind = Refusal::Kind::kUpstreamTimeout;
+        break;
       default:
         // Internal messages are for the log, not for callers.
         refusal.kind = Refusal::Kind::kInternal;

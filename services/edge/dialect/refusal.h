@@ -56,7 +56,7 @@ struct Refusal {
   std::string param;    // the request field to blame
   std::optional<absl::Duration> retry_after;
   std::vector<ViolatedLimit> violations;
-  std::string request_id;  // echoed where the dialect has a place for it
+  std::string request_id;   // echoed where the dialect has a place for it
   int budget_status = 402;  // of kBudgetExhausted: 402 or 429. Gemini's 402 is 403
 };
 
@@ -66,8 +66,8 @@ struct RenderedAnswer {
   std::string body;
 };
 
-// The whole answer: status, headers (x-should-retry, retry-after, x-tollhouse-denied-by), JSON body.
-// Values from the caller or from providers are escaped; invalid UTF-8 in them is replaced.
+// The whole answer: status, headers (x-should-retry, retry-after, x-tollhouse-denied-by), JSON
+// body. Values from the caller or from providers are escaped; invalid UTF-8 in them is replaced.
 RenderedAnswer Render(common::v1::Dialect dialect, const Refusal& refusal);
 
 // The dialect's SSE error event, for a stream that must end after its head was sent.

@@ -179,9 +179,11 @@ class Scanner {
     }
     for (auto result : object) {
       simdjson::ondemand::field field;
-      if (auto error = std::move(result).get(field); error != simdjson::SUCCESS) return NotJson(error);
+      if (auto error = std::move(result).get(field); error != simdjson::SUCCESS)
+        return NotJson(error);
       const auto key = json::KeyOf(field);
-      if (!key.has_value()) return Bad("NOT_JSON", "the request body has an invalid escape in a key");
+      if (!key.has_value())
+        return Bad("NOT_JSON", "the request body has an invalid escape in a key");
       TH_RETURN_IF_ERROR(visit(*key, field.value()));
     }
     return absl::OkStatus();
@@ -191,7 +193,8 @@ class Scanner {
   absl::Status EachElement(Value& value, int depth, Visit visit) {
     if (depth >= limits_.depth_max) return TooDeep();
     json::Array array;
-    if (auto error = value.get_array().get(array); error != simdjson::SUCCESS) return NotJson(error);
+    if (auto error = value.get_array().get(array); error != simdjson::SUCCESS)
+      return NotJson(error);
     for (auto result : array) {
       Value element;
       if (auto error = std::move(result).get(element); error != simdjson::SUCCESS) {
@@ -207,6 +210,11 @@ class Scanner {
     if (auto error = value.type().get(type); error != simdjson::SUCCESS) return NotJson(error);
     if (type == Type::object || type == Type::array) return type;
     const std::string_view token = Token(value);
+    if (type == Type::string) {
+      // simdjson would take a string before a colon for a key whose value was not asked for.
+      const std::string_view whole = value.raw_json_token();
+      if (*(whole.data() + whole.size()) == ':') return NotJson(simdjson::TAPE_ERROR);
+    }
     const bool valid = type == Type::string    ? json::HasValidEscapes(Inside(token))
                        : type == Type::number  ? json::IsNumber(token)
                        : type == Type::boolean ? token == "true" || token == "false"
@@ -260,7 +268,8 @@ class Scanner {
       return Bad("WRONG_TYPE", absl::StrCat("`", Absl(param), "` must be a string"), param);
     }
     std::string_view text;
-    if (auto error = value.get_string().get(text); error != simdjson::SUCCESS) return NotJson(error);
+    if (auto error = value.get_string().get(text); error != simdjson::SUCCESS)
+      return NotJson(error);
     return std::string(text);
   }
 
@@ -284,13 +293,15 @@ class Scanner {
     }
     if (token.find_first_of(".eE") != std::string_view::npos) {
       return Bad("WRONG_TYPE",
-                 absl::StrCat("`", Absl(param), "` must be a whole number, not ", Shown(token)), param);
+                 absl::StrCat("`", Absl(param), "` must be a whole number, not ", Shown(token)),
+                 param);
     }
     const auto number = json::IntegerOf(token);
     if (!number.has_value() || *number < 1 || *number > max) {
-      return Bad("OUT_OF_RANGE",
-                 absl::StrCat("`", Absl(param), "` must be from 1 to ", max, ", not ", Shown(token)),
-                 param);
+      return Bad(
+          "OUT_OF_RANGE",
+          absl::StrCat("`", Absl(param), "` must be from 1 to ", max, ", not ", Shown(token)),
+          param);
     }
     return number;
   }
@@ -305,7 +316,8 @@ class Scanner {
       if (known.name == key) {
         bool& seen = seen_[static_cast<size_t>(known.field)];
         if (seen) {
-          return Bad("DUPLICATE_FIELD", absl::StrCat("`", Absl(key), "` is given twice"), known.name);
+          return Bad("DUPLICATE_FIELD", absl::StrCat("`", Absl(key), "` is given twice"),
+                     known.name);
         }
         seen = true;
         return Known(known.field, known.name, value);
@@ -322,13 +334,16 @@ class Scanner {
 
   absl::Status Known(Field field, std::string_view name, Value& value) {
     switch (field) {
-      case Field::kModel: return Model(value);
+      case Field::kModel:
+        return Model(value);
       case Field::kStream: {
         TH_ASSIGN_OR_RETURN(facts_.stream, Bool(value, name));
         return absl::OkStatus();
       }
-      case Field::kStreamOptions: return StreamOptions(value);
-      case Field::kMaxTokens: return MaxTokens(value, name, &facts_.max_tokens_value);
+      case Field::kStreamOptions:
+        return StreamOptions(value);
+      case Field::kMaxTokens:
+        return MaxTokens(value, name, &facts_.max_tokens_value);
       case Field::kMaxCompletionTokens:
         return MaxTokens(value, name, &facts_.max_completion_tokens_value);
       case Field::kN: {
@@ -336,20 +351,31 @@ class Scanner {
         facts_.choices = choices.value_or(1);
         return absl::OkStatus();
       }
-      case Field::kMetadata: return Metadata(value);
-      case Field::kMessages: return Messages(value);
-      case Field::kSystem: return Content(value, 1, 0);
-      case Field::kTools: return Tools(value);
-      case Field::kServiceTier: return ServiceTier(value);
-      case Field::kThinking: return Thinking(value);
-      case Field::kCacheControl: return CacheControl(value, 1);
-      case Field::kSpeed: return Multiplier(value, name, {"standard", "fast"}, &facts_.speed);
+      case Field::kMetadata:
+        return Metadata(value);
+      case Field::kMessages:
+        return Messages(value);
+      case Field::kSystem:
+        return Content(value, 1, 0);
+      case Field::kTools:
+        return Tools(value);
+      case Field::kServiceTier:
+        return ServiceTier(value);
+      case Field::kThinking:
+        return Thinking(value);
+      case Field::kCacheControl:
+        return CacheControl(value, 1);
+      case Field::kSpeed:
+        return Multiplier(value, name, {"standard", "fast"}, &facts_.speed);
       case Field::kInferenceGeo:
         return Multiplier(value, name, {"global", "us", "not_available", "default"},
                           &facts_.inference_geo);
-      case Field::kContextManagement: return ContextManagement(value);
-      case Field::kModalities: return Modalities(value);
-      case Field::kPrediction: return Prediction(value);
+      case Field::kContextManagement:
+        return ContextManagement(value);
+      case Field::kModalities:
+        return Modalities(value);
+      case Field::kPrediction:
+        return Prediction(value);
       case Field::kMcpServers:
       case Field::kContainer:
       case Field::kFallbacks:
@@ -358,8 +384,10 @@ class Scanner {
       case Field::kPlugins:
       case Field::kModels:
       case Field::kCompoundCustom:
-      case Field::kBackground: return UnboundedUnlessEmpty(value, name);
-      case Field::kCount: break;
+      case Field::kBackground:
+        return UnboundedUnlessEmpty(value, name);
+      case Field::kCount:
+        break;
     }
     return Walk(value, 1);
   }
@@ -370,7 +398,8 @@ class Scanner {
     if (facts_.model.empty()) return Bad("OUT_OF_RANGE", "`model` must not be empty", "model");
     if (facts_.model.size() > limits_.model_bytes_max) {
       return Bad("OUT_OF_RANGE",
-                 absl::StrCat("`model` is longer than ", limits_.model_bytes_max, " bytes"), "model");
+                 absl::StrCat("`model` is longer than ", limits_.model_bytes_max, " bytes"),
+                 "model");
     }
     for (const unsigned char c : facts_.model) {
       if (c <= ' ' || c == 0x7f) {
@@ -447,8 +476,10 @@ class Scanner {
     }
     facts_.metadata_foreign = true;
     if (key.empty() || key.size() > limits_.metadata_key_bytes_max) {
-      return Bad("BAD_METADATA", absl::StrCat("keys of `metadata` have 1 to ",
-                                              limits_.metadata_key_bytes_max, " bytes"), param);
+      return Bad(
+          "BAD_METADATA",
+          absl::StrCat("keys of `metadata` have 1 to ", limits_.metadata_key_bytes_max, " bytes"),
+          param);
     }
     std::string name(key);
     std::string text(token);
@@ -456,15 +487,19 @@ class Scanner {
       TH_ASSIGN_OR_RETURN(text, String(value, param));
     }
     if (text.size() > limits_.metadata_value_bytes_max) {
-      return Bad("BAD_METADATA", absl::StrCat("values of `metadata` have at most ",
-                                              limits_.metadata_value_bytes_max, " bytes"), param);
+      return Bad("BAD_METADATA",
+                 absl::StrCat("values of `metadata` have at most ",
+                              limits_.metadata_value_bytes_max, " bytes"),
+                 param);
     }
     if (!facts_.metadata.emplace(std::move(name), std::move(text)).second) {
       return Bad("DUPLICATE_FIELD", absl::StrCat("`", param, "` is given twice"), param);
     }
     if (facts_.metadata.size() > limits_.metadata_entries_max) {
-      return Bad("BAD_METADATA", absl::StrCat("`metadata` has more than ",
-                                              limits_.metadata_entries_max, " entries"), "metadata");
+      return Bad(
+          "BAD_METADATA",
+          absl::StrCat("`metadata` has more than ", limits_.metadata_entries_max, " entries"),
+          "metadata");
     }
     return absl::OkStatus();
   }
@@ -475,11 +510,10 @@ class Scanner {
     static constexpr std::string_view kOpenAiTiers[] = {"auto",  "default",  "flex",
                                                         "scale", "priority", "fast"};
     static constexpr std::string_view kAnthropicTiers[] = {"auto", "standard_only"};
-    const bool known =
-        openai() ? std::find(std::begin(kOpenAiTiers), std::end(kOpenAiTiers),
-                             facts_.service_tier) != std::end(kOpenAiTiers)
-                 : std::find(std::begin(kAnthropicTiers), std::end(kAnthropicTiers),
-                             facts_.service_tier) != std::end(kAnthropicTiers);
+    const bool known = openai() ? std::find(std::begin(kOpenAiTiers), std::end(kOpenAiTiers),
+                                            facts_.service_tier) != std::end(kOpenAiTiers)
+                                : std::find(std::begin(kAnthropicTiers), std::end(kAnthropicTiers),
+                                            facts_.service_tier) != std::end(kAnthropicTiers);
     if (!known) Unbounded(absl::StrCat("service_tier=", facts_.service_tier.substr(0, 40)));
     if (facts_.service_tier == "fast") facts_.service_tier = "priority";
     return absl::OkStatus();
@@ -593,14 +627,17 @@ class Scanner {
         if (key == "cache_control") return CacheControl(child, 3);
         return Walk(child, 3);
       }));
-      if (repeated) return Bad("DUPLICATE_FIELD", "a tool gives `type` or `max_uses` twice", "tools");
+      if (repeated)
+        return Bad("DUPLICATE_FIELD", "a tool gives `type` or `max_uses` twice", "tools");
       NoteTool(kind, max_uses);
       return absl::OkStatus();
     });
   }
 
   void NoteTool(std::string_view kind, std::optional<int64_t> max_uses) {
-    const auto starts = [&](std::string_view prefix) { return kind.substr(0, prefix.size()) == prefix; };
+    const auto starts = [&](std::string_view prefix) {
+      return kind.substr(0, prefix.size()) == prefix;
+    };
     if (openai()) {
       if (!kind.empty() && kind != "function" && kind != "custom") {
         Unbounded(absl::StrCat("tools.", Absl(kind.substr(0, 60))));
@@ -674,20 +711,22 @@ class Scanner {
     Carrier carrier;
     int types = 0;
     int carriers = 0;
-    TH_RETURN_IF_ERROR(EachField(part, depth, [&](std::string_view key, Value child) -> absl::Status {
-      if (key == "type") {
-        ++types;
-        type = Inside(Token(child));
-        return Walk(child, depth + 1);
-      }
-      if (key == "cache_control") return CacheControl(child, depth + 1);
-      if (key == "content") return Content(child, depth + 1, nesting + 1);
-      const bool carries = openai() ? key == "image_url" || key == "input_audio" || key == "file"
-                                    : key == "source";
-      if (!carries) return Walk(child, depth + 1);
-      ++carriers;
-      return ReadCarrier(child, depth + 1, nesting, &carrier);
-    }));
+    TH_RETURN_IF_ERROR(
+        EachField(part, depth, [&](std::string_view key, Value child) -> absl::Status {
+          if (key == "type") {
+            ++types;
+            type = Inside(Token(child));
+            return Walk(child, depth + 1);
+          }
+          if (key == "cache_control") return CacheControl(child, depth + 1);
+          if (key == "content") return Content(child, depth + 1, nesting + 1);
+          const bool carries = openai()
+                                   ? key == "image_url" || key == "input_audio" || key == "file"
+                                   : key == "source";
+          if (!carries) return Walk(child, depth + 1);
+          ++carriers;
+          return ReadCarrier(child, depth + 1, nesting, &carrier);
+        }));
     const bool plain = types <= 1 && carriers <= 1 && carrier.members_named_alike == 0;
     openai() ? NoteOpenAiPart(type, carrier, plain) : NoteAnthropicPart(type, carrier, plain);
     return absl::OkStatus();
@@ -725,8 +764,8 @@ class Scanner {
   void NoteOpenAiPart(std::string_view type, const Carrier& carrier, bool plain) {
     if (type == "image_url") {
       MediaItem item;
-      item.detail = carrier.detail == "low"                                   ? MediaItem::Detail::kLow
-                    : carrier.detail == "original"                            ? MediaItem::Detail::kOriginal
+      item.detail = carrier.detail == "low"        ? MediaItem::Detail::kLow
+                    : carrier.detail == "original" ? MediaItem::Detail::kOriginal
                     : carrier.detail.empty() || carrier.detail == "auto" || carrier.detail == "high"
                         ? MediaItem::Detail::kAuto
                         : MediaItem::Detail::kOriginal;
@@ -767,19 +806,19 @@ class Scanner {
       return;
     }
     if (type == "document") {
-      if (plain && (carrier.type == "text" || (carrier.type == "content" && carrier.nested_content))) {
+      if (plain &&
+          (carrier.type == "text" || (carrier.type == "content" && carrier.nested_content))) {
         return;
       }
-      WindowBounded("document");
+      WindowBounded("document that is not plain text");
       return;
     }
     if (type == "container_upload") {
       Unbounded("content.container_upload");
       return;
     }
-    static constexpr std::string_view kText[] = {"",         "text",     "tool_use",
-                                                 "tool_result", "thinking", "redacted_thinking",
-                                                 "search_result"};
+    static constexpr std::string_view kText[] = {
+        "", "text", "tool_use", "tool_result", "thinking", "redacted_thinking", "search_result"};
     if (std::find(std::begin(kText), std::end(kText), type) == std::end(kText)) {
       WindowBounded(absl::StrCat("content.", Absl(type.substr(0, 60))));
     }
@@ -823,8 +862,9 @@ class Scanner {
 absl::StatusOr<RequestFacts> ScanRequest(Endpoint endpoint, std::string_view body,
                                          const ScanLimits& limits, size_t capacity) {
   if (body.size() > limits.body_bytes_max) {
-    return MakeError(absl::StatusCode::kResourceExhausted, "BODY_TOO_LARGE",
-                     absl::StrCat("the request body is larger than ", limits.body_bytes_max, " bytes"));
+    return MakeError(
+        absl::StatusCode::kResourceExhausted, "BODY_TOO_LARGE",
+        absl::StrCat("the request body is larger than ", limits.body_bytes_max, " bytes"));
   }
   if (std::all_of(body.begin(), body.begin() + std::min<size_t>(body.size(), 4096),
                   [](char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }) &&

@@ -41,15 +41,15 @@ struct RequestFacts {
   Endpoint endpoint = Endpoint::kChatCompletions;
   std::string model;
   bool stream = false;
-  bool include_usage = false;                 // the caller asked for stream_options.include_usage
-  std::optional<int64_t> max_output_tokens;   // declared; the larger where a caller gave both names
-  std::optional<int64_t> thinking_budget;     // Anthropic thinking.budget_tokens
-  int64_t choices = 1;                        // `n`
-  std::string service_tier;                   // as requested; "fast" reads "priority"
-  std::string speed;                          // Anthropic `speed`
-  std::string inference_geo;                  // Anthropic `inference_geo`
+  bool include_usage = false;                // the caller asked for stream_options.include_usage
+  std::optional<int64_t> max_output_tokens;  // declared; the larger where a caller gave both names
+  std::optional<int64_t> thinking_budget;    // Anthropic thinking.budget_tokens
+  int64_t choices = 1;                       // `n`
+  std::string service_tier;                  // as requested; "fast" reads "priority"
+  std::string speed;                         // Anthropic `speed`
+  std::string inference_geo;                 // Anthropic `inference_geo`
   std::map<std::string, std::string> metadata;  // tags to be; without Anthropic's user_id
-  std::string user_id;                        // Anthropic metadata.user_id
+  std::string user_id;                          // Anthropic metadata.user_id
 
   // What bounds are made of (bound.h).
   int64_t text_bytes = 0;  // body bytes that may reach the tokenizer: all but recognised media data
@@ -77,17 +77,18 @@ struct RequestFacts {
   bool stream_options_empty = false;
   Span include_usage_value;
   Span metadata_value;
-  Span user_id_value;          // raw JSON value of metadata.user_id
+  Span user_id_value;             // raw JSON value of metadata.user_id
   bool metadata_foreign = false;  // metadata has keys that Anthropic refuses
 };
 
 // Reads a body. Allocation: the facts, and buffers that a thread keeps between calls (up to 1 MiB
-// of body; larger ones are freed). `capacity` is how many bytes from body.data() on may be read; with
-// less than body.size() + kJsonPadding the body is copied once. Thread-safe.
+// of body; larger ones are freed). `capacity` is how many bytes from body.data() on may be read;
+// with less than body.size() + kJsonPadding the body is copied once. Thread-safe.
 //
 // InvalidArgument, with metadata `param` where one field is to blame: EMPTY_BODY, NOT_JSON,
 // NOT_AN_OBJECT, TOO_DEEP, DUPLICATE_FIELD, WRONG_TYPE, OUT_OF_RANGE, MISSING_FIELD, BAD_METADATA.
-// ResourceExhausted: BODY_TOO_LARGE. Unknown fields are left alone. kModels has no body: do not call.
+// ResourceExhausted: BODY_TOO_LARGE. Unknown fields are left alone. kModels has no body: do not
+// call.
 absl::StatusOr<RequestFacts> ScanRequest(Endpoint endpoint, std::string_view body,
                                          const ScanLimits& limits = {}, size_t capacity = 0);
 

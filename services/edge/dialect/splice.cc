@@ -45,8 +45,9 @@ std::vector<Edit> EditsFor(const RequestFacts& facts, std::string_view body,
   }
   if (options.max_output_tokens.has_value()) {
     const std::string number = absl::StrCat(*options.max_output_tokens);
-    const Span& named = options.max_output_field == "max_tokens" ? facts.max_tokens_value
-                                                                 : facts.max_completion_tokens_value;
+    const Span& named = options.max_output_field == "max_tokens"
+                            ? facts.max_tokens_value
+                            : facts.max_completion_tokens_value;
     const Span& other = options.max_output_field == "max_tokens" ? facts.max_completion_tokens_value
                                                                  : facts.max_tokens_value;
     const bool other_counts = other.present() && body.substr(other.offset, other.length) != "null";
@@ -56,9 +57,9 @@ std::vector<Edit> EditsFor(const RequestFacts& facts, std::string_view body,
     }
     if (!other_counts && !named.present()) {
       std::string member;
-      AppendJsonString(facts.endpoint == Endpoint::kChatCompletions ? options.max_output_field
-                                                                    : "max_tokens",
-                       &member);
+      AppendJsonString(
+          facts.endpoint == Endpoint::kChatCompletions ? options.max_output_field : "max_tokens",
+          &member);
       edits.push_back(InsertMember(facts.body_open, facts.body_empty, member + ":" + number));
     }
   }
@@ -71,9 +72,8 @@ std::vector<Edit> EditsFor(const RequestFacts& facts, std::string_view body,
     }
     edits.push_back(Replace(facts.metadata_value, std::move(kept)));
   }
-  std::stable_sort(edits.begin(), edits.end(), [](const Edit& a, const Edit& b) {
-    return a.where.offset < b.where.offset;
-  });
+  std::stable_sort(edits.begin(), edits.end(),
+                   [](const Edit& a, const Edit& b) { return a.where.offset < b.where.offset; });
   return edits;
 }
 

@@ -11,8 +11,8 @@
 namespace tollhouse::edge {
 
 struct SpliceOptions {
-  std::string upstream_model;               // "" or the name already there: left alone
-  bool inject_include_usage = false;        // OpenAI streams whose caller did not ask for usage
+  std::string upstream_model;                // "" or the name already there: left alone
+  bool inject_include_usage = false;         // OpenAI streams whose caller did not ask for usage
   std::optional<int64_t> max_output_tokens;  // replaces or inserts the declared maximum
   // Under which name a maximum is inserted where OpenAI's caller gave none.
   std::string max_output_field = "max_completion_tokens";

@@ -14,13 +14,6 @@ const char* Find(const char* begin, const char* end, char c) {
 }  // namespace
 
 void SseSplitter::EndLine(std::string_view line, size_t offset) {
-  if (at_start_) {
-    at_start_ = false;
-    if (line.substr(0, 3) == "\xef\xbb\xbf") {
-      line.remove_prefix(3);
-      offset += 3;
-    }
-  }
   if (abandoned_ || line.empty() || line[0] == ':') return;
   has_fields_ = true;
   if (line.substr(0, 4) != "data") return;
@@ -76,7 +69,6 @@ size_t SseSplitter::Scan(std::string_view bytes, size_t readable,
     }
     const std::string_view line = bytes.substr(event + line_, at - event - line_);
     if (line.empty() && !line_begun_) {
-      at_start_ = false;
       report(next, false);
       continue;
     }

@@ -24,9 +24,10 @@ struct SseEvent {
   bool continuation = false;
 };
 
-// Line ends are LF, CRLF or CR; a byte order mark may come first. Comment lines and blank lines
-// outside of an event are events without data, reported line by line so that keep-alives are not
-// delayed. Allocates only for events that come in pieces, into memory that is kept. Not thread-safe.
+// Line ends are LF, CRLF or CR. A byte order mark is the caller's to take off. Comment lines and
+// blank lines outside of an event are events without data, reported line by line so that
+// keep-alives are not delayed. Allocates only for events that come in pieces, into memory that is
+// kept. Not thread-safe.
 class SseSplitter {
  public:
   // Calls on_event for each event that these bytes complete.
@@ -52,10 +53,9 @@ class SseSplitter {
   size_t line_ = 0;  // where the current line begins, from the start of the event
   size_t scan_ = 0;  // no line end before here
   bool skip_lf_ = false;
-  bool has_fields_ = false;   // the event has a line that is no comment
-  bool abandoned_ = false;    // the current event's beginning was forgotten
-  bool line_begun_ = false;   // with it, a part of the current line
-  bool at_start_ = true;      // of the stream: a byte order mark may follow
+  bool has_fields_ = false;  // the event has a line that is no comment
+  bool abandoned_ = false;   // the current event's beginning was forgotten
+  bool line_begun_ = false;  // with it, a part of the current line
 };
 
 }  // namespace tollhouse::edge

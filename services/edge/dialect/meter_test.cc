@@ -1,0 +1,946 @@
+#include "services/edge/dialect/meter.h"
+
+#include <brotli/encode.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <zlib.h>
+#include <zstd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <new>
+#include <optional>
+#include <random>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "libs/testing/seed.h"
+#include "services/edge/dialect/decode.h"
+#include "simdjson.h"
+
+// Counts allocations of this program; see AllocatesNothingPerEventInTheSteadyState.
+static std::atomic<int64_t> g_allocations{0};
+void* operator new(std::size_t size) {
+  g_allocations.fetch_add(1, std::memory_order_relaxed);
+  void* memory = std::malloc(size);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+
+namespace tollhouse::edge {
+namespace {
+
+using common::v1::USAGE_SOURCE_FINAL;
+using common::v1::USAGE_SOURCE_PARTIAL;
+using common::v1::USAGE_SOURCE_UNSPECIFIED;
+
+constexpr Endpoint kChat = Endpoint::kChatCompletions;
+constexpr Endpoint kMessages = Endpoint::kMessages;
+
+struct Outcome {
+  MeterResult result;
+  std::string downstream;
+};
+
+// Feeds the pieces that `sizes` cut the body into (the last size repeats).
+template <typename NextSize>
+Outcome Replay(Endpoint endpoint, bool sse, const MeterOptions& options, std::string_view body,
+               NextSize next) {
+  auto meter = NewResponseMeter(endpoint, sse, options);
+  Outcome outcome;
+  while (!body.empty()) {
+    const size_t size = std::min<size_t>(next(), body.size());
+    // Its own allocation, so that sanitizers see reads beyond the piece.
+    const std::vector<char> piece(body.begin(), body.begin() + size);
+    meter->Feed({piece.data(), piece.size()}, &outcome.downstream);
+    body.remove_prefix(size);
+  }
+  outcome.result = meter->Finish(&outcome.downstream);
+  return outcome;
+}
+
+std::string Lines(const MeterResult& result) {
+  std::string text;
+  for (const auto& line : result.usage) absl::StrAppend(&text, line.ShortDebugString(), "\n");
+  return text;
+}
+
+std::string Summary(const MeterResult& r) {
+  return absl::StrCat(Lines(r), "source ", static_cast<int>(r.source), " present ", r.usage_present,
+                      " complete ", r.complete, " error ", r.provider_error, " ", r.error_type, "/",
+                      r.error_code, " model ", r.response_model, " bytes ", r.visible_output_bytes,
+                      " deltas ", r.deltas, " counted ", r.counted_tokens, " ambiguous ",
+                      r.ambiguous, " unmetered ", r.unmetered);
+}
+
+// The result of the whole body, after checking that one byte at a time and 100 random splits come
+// to the same, for the caller's bytes too.
+Outcome ReplayEveryWay(Endpoint endpoint, bool sse, const MeterOptions& options,
+                       const std::string& body, std::mt19937_64& random) {
+  Outcome whole = Replay(endpoint, sse, options, body, [&] { return body.size(); });
+  const auto check = [&](const Outcome& other, std::string_view how) {
+    EXPECT_EQ(Summary(other.result), Summary(whole.result)) << how;
+    EXPECT_TRUE(other.downstream == whole.downstream) << how << "\n"
+                                                      << other.downstream.substr(0, 2000);
+  };
+  check(Replay(endpoint, sse, options, body, [] { return size_t{1}; }), "byte by byte");
+  const int rounds = body.size() > 100'000 ? 10 : 100;
+  for (int round = 0; round < rounds; ++round) {
+    const size_t longest = 1 + random() % (body.size() < 40 ? 20 : body.size() / 2);
+    check(Replay(endpoint, sse, options, body, [&] { return 1 + random() % longest; }),
+          absl::StrCat("random split ", round));
+  }
+  return whole;
+}
+
+class MeterTest : public ::testing::Test {
+ protected:
+  Outcome Run(Endpoint endpoint, const std::string& body, MeterOptions options = {}) {
+    const bool sse = body.empty() || (body[0] != '{' && body[0] != '[');
+    return ReplayEveryWay(endpoint, sse, options, body, random_);
+  }
+
+  std::mt19937_64 random_{testing::TestSeed()};
+};
+
+// --- material
+// --------------------------------------------------------------------------------------
+std::string Event(const std::string& data) { return absl::StrCat("data: ", data, "\n\n"); }
+
+std::string Delta(const std::string& content, const std::string& tail = "") {
+  return absl::StrCat(
+      R"({"id":"c1","object":"chat.completion.chunk","model":"gpt-test","service_tier":"default","choices":[{"index":0,"delta":{"content":")",
+      content, R"("},"finish_reason":null}])", tail, "}");
+}
+const char kStop[] =
+    R"({"id":"c1","model":"gpt-test","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]})";
+const char kUsage[] =
+    R"({"id":"c1","model":"gpt-test","service_tier":"priority","choices":[],"usage":{"prompt_tokens":100,"completion_tokens":20,"total_tokens":120,"prompt_tokens_details":{"cached_tokens":60,"cache_write_tokens":10},"completion_tokens_details":{"reasoning_tokens":5}}})";
+const char kDone[] = "[DONE]";
+
+std::string ChatStream() {
+  return Event(Delta("Hel")) + Event(Delta("lo")) + Event(kStop) + Event(kUsage) + Event(kDone);
+}
+
+std::string Ant(const std::string& type, const std::string& members) {
+  return absl::StrCat("event: ", type, "\ndata: {\"type\":\"", type, "\"",
+                      members.empty() ? "" : ",", members, "}\n\n");
+}
+std::string AntStart(const std::string& usage) {
+  return Ant("message_start",
+             absl::StrCat(R"("message":{"id":"m","model":"claude-test","content":[],"usage":)",
+                          usage, "}"));
+}
+std::string AntText(const std::string& text) {
+  return Ant("content_block_delta",
+             absl::StrCat(R"("index":0,"delta":{"type":"text_delta","text":")", text, "\"}"));
+}
+std::string AntDelta(const std::string& usage) {
+  return Ant("message_delta",
+             absl::StrCat(R"("delta":{"stop_reason":"end_turn"},"usage":)", usage));
+}
+std::string AntStop() { return Ant("message_stop", ""); }
+
+std::string Gzip(const std::string& text, int window_bits = 15 + 16, bool flush_often = false) {
+  z_stream stream{};
+  deflateInit2(&stream, 6, Z_DEFLATED, window_bits, 8, Z_DEFAULT_STRATEGY);
+  std::string out(text.size() * 2 + 4096, '\0');
+  stream.next_out = reinterpret_cast<Bytef*>(out.data());
+  stream.avail_out = out.size();
+  for (size_t at = 0; at < text.size();) {
+    const size_t size = flush_often ? std::min<size_t>(50, text.size() - at) : text.size() - at;
+    stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data() + at));
+    stream.avail_in = size;
+    deflate(&stream, Z_SYNC_FLUSH);
+    at += size;
+  }
+  deflate(&stream, Z_FINISH);
+  out.resize(stream.total_out);
+  deflateEnd(&stream);
+  return out;
+}
+
+std::string Brotli(const std::string& text) {
+  size_t size = text.size() + 1024;
+  std::string out(size, '\0');
+  BrotliEncoderCompress(5, 22, BROTLI_MODE_TEXT, text.size(),
+                        reinterpret_cast<const uint8_t*>(text.data()), &size,
+                        reinterpret_cast<uint8_t*>(out.data()));
+  out.resize(size);
+  return out;
+}
+
+std::string Zstd(const std::string& text) {
+  std::string out(ZSTD_compressBound(text.size()), '\0');
+  out.resize(ZSTD_compress(out.data(), out.size(), text.data(), text.size(), 3));
+  return out;
+}
+
+// --- OpenAI chat
+// -----------------------------------------------------------------------------------
+TEST_F(MeterTest, ChatStreamIsMeteredAndPassedUntouched) {
+  const Outcome outcome = Run(kChat, ChatStream());
+  EXPECT_EQ(outcome.downstream, ChatStream());
+  const MeterResult& r = outcome.result;
+  EXPECT_TRUE(r.complete);
+  EXPECT_EQ(r.source, USAGE_SOURCE_FINAL);
+  EXPECT_EQ(r.response_model, "gpt-test");
+  EXPECT_EQ(r.visible_output_bytes, 5);
+  EXPECT_EQ(r.deltas, 2);
+  ASSERT_EQ(r.usage.size(), 1);
+  EXPECT_EQ(r.usage[0].ShortDebugString(),
+            "model: \"gpt-test\" usage { input_tokens_uncached: 30 cache_read_tokens: 60 "
+            "cache_write_5m_tokens: 10 "
+            "output_tokens: 20 reasoning_tokens: 5 } service_tier: \"priority\"");
+}
+
+TEST_F(MeterTest, InjectedUsageIsKeptFromTheCaller) {
+  const std::string body =
+      Event(Delta("a", ",\"usage\":null")) + ": keep-alive\n\n" +
+      Event(absl::StrReplaceAll(Delta("b"), {{"{\"id\"", "{\"usage\" : null , \"id\""}})) +
+      Event(kStop) + Event(kUsage) + Event(kDone);
+  const Outcome outcome = Run(kChat, body, {.drop_usage_chunk = true});
+  EXPECT_EQ(outcome.downstream,
+            Event(Delta("a")) + ": keep-alive\n\n" +
+                Event(absl::StrReplaceAll(Delta("b"), {{"{\"id\"", "{ \"id\""}})) + Event(kStop) +
+                Event(kDone));
+  EXPECT_EQ(outcome.result.source, USAGE_SOURCE_FINAL);
+}
+
+TEST_F(MeterTest, InjectedUsageIsDroppedUnderEveryLineEnd) {
+  for (const std::string end : {"\r\n", "\r", "\n"}) {
+    const auto framed = [&](const std::string& text) {
+      return absl::StrReplaceAll(text, {{"\n", end}});
+    };
+    const std::string body = framed(Event(Delta("a")) + Event(kUsage) + Event(kDone));
+    const Outcome outcome = Run(kChat, body, {.drop_usage_chunk = true});
+    EXPECT_EQ(outcome.downstream, framed(Event(Delta("a")) + Event(kDone)));
+    EXPECT_TRUE(outcome.result.usage_present);
+  }
+}
+
+// What carries more than the injected usage reaches the caller as it is.
+TEST_F(MeterTest, OnlyThePureUsageChunkIsDropped) {
+  for (const std::string& chunk :
+       {Delta("x", R"(,"usage":{"prompt_tokens":1,"completion_tokens":1})"),
+        std::string(R"({"choices":[],"model":"","prompt_filter_results":[]})"),
+        std::string(R"({"choices":[],"usage":{"prompt_tokens":1},"error":{"code":1}})"),
+        std::string(R"({"choices":[{"delta":{"content":"\"usage\":null,{\"usage\":{}}"}}]})"),
+        std::string(R"({"nested":{"usage":null},"choices":[]})"), std::string("not json")}) {
+    EXPECT_EQ(Run(kChat, Event(chunk), {.drop_usage_chunk = true}).downstream, Event(chunk));
+  }
+}
+
+TEST_F(MeterTest, LastUsageWinsAndIsNeverAdded) {
+  std::string body;
+  for (int i = 1; i <= 5; ++i) {
+    body += Event(
+        Delta("x", absl::StrCat(R"(,"usage":{"prompt_tokens":50,"completion_tokens":)", i, "}")));
+  }
+  Outcome outcome = Run(kChat, body);
+  EXPECT_EQ(outcome.result.usage[0].usage().output_tokens(), 5);
+  EXPECT_EQ(outcome.result.source, USAGE_SOURCE_PARTIAL);
+  EXPECT_FALSE(outcome.result.complete);
+  outcome = Run(kChat, body + Event(kStop) + Event(kDone));
+  EXPECT_EQ(outcome.result.source, USAGE_SOURCE_FINAL);
+  EXPECT_EQ(outcome.result.usage[0].usage().output_tokens(), 5);
+}
+
+struct VendorCase {
+  std::string name;
+  std::string usage;
+  int64_t uncached, cached, output, reasoning;
+};
+
+TEST_F(MeterTest, VendorsOfTheChatDialectAreRead) {
+  const VendorCase cases[] = {
+      {"xAI leaves reasoning out of completion_tokens",
+       R"({"prompt_tokens":12,"completion_tokens":1,"total_tokens":241,"prompt_tokens_details":{"cached_tokens":2},"completion_tokens_details":{"reasoning_tokens":228}})",
+       10, 2, 229, 228},
+      {"Gemini's thoughts are in total_tokens alone",
+       R"({"prompt_tokens":35,"completion_tokens":12,"total_tokens":109})", 35, 0, 74, 62},
+      {"Mistral",
+       R"({"prompt_tokens":152,"completion_tokens":12,"total_tokens":164,"num_cached_tokens":151})",
+       1, 151, 12, 0},
+      {"Moonshot",
+       R"({"prompt_tokens":100,"completion_tokens":5,"total_tokens":105,"cached_tokens":40})", 60,
+       40, 5, 0},
+      {"DeepSeek",
+       R"({"prompt_tokens":100,"completion_tokens":5,"total_tokens":105,"prompt_tokens_details":{"cached_tokens":64},"prompt_cache_hit_tokens":64,"prompt_cache_miss_tokens":36})",
+       36, 64, 5, 0},
+      {"OpenRouter reports more reasoning than output",
+       R"({"prompt_tokens":43,"completion_tokens":10,"total_tokens":53,"cost":0.1,"completion_tokens_details":{"reasoning_tokens":11}})",
+       43, 0, 10, 11},
+      {"Counts as floats", R"({"prompt_tokens":43.0,"completion_tokens":9.5,"total_tokens":53})",
+       43, 0, 10, 0},
+      {"Null details",
+       R"({"prompt_tokens":4,"completion_tokens":2,"total_tokens":null,"prompt_tokens_details":null})",
+       4, 0, 2, 0},
+      {"More cached than prompt", R"({"prompt_tokens":4,"completion_tokens":2,"cached_tokens":9})",
+       0, 4, 2, 0},
+  };
+  for (const VendorCase& vendor : cases) {
+    const std::string chunk = absl::StrCat(
+        R"({"model":"m","choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":)",
+        vendor.usage, "}");
+    for (const std::string& body : {Event(chunk) + Event(kDone), chunk}) {
+      const MeterResult r = Run(kChat, body).result;
+      ASSERT_EQ(r.usage.size(), 1) << vendor.name;
+      EXPECT_EQ(r.usage[0].usage().input_tokens_uncached(), vendor.uncached) << vendor.name;
+      EXPECT_EQ(r.usage[0].usage().cache_read_tokens(), vendor.cached) << vendor.name;
+      EXPECT_EQ(r.usage[0].usage().output_tokens(), vendor.output) << vendor.name;
+      EXPECT_EQ(r.usage[0].usage().reasoning_tokens(), vendor.reasoning) << vendor.name;
+      EXPECT_EQ(r.source, USAGE_SOURCE_FINAL) << vendor.name;
+    }
+  }
+}
+
+TEST_F(MeterTest, GroqsSecondUsageIsNotAddedButReadWhereItIsTheOnlyOne) {
+  const std::string usage =
+      R"("usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10})";
+  for (const std::string& tail : {absl::StrCat("\"x_groq\":{", usage, "},", usage),
+                                  absl::StrCat("\"x_groq\":{", usage, "}")}) {
+    const MeterResult r =
+        Run(kChat, Event(absl::StrCat(R"({"choices":[{"finish_reason":"stop"}],)", tail, "}")) +
+                       Event(kDone))
+            .result;
+    ASSERT_EQ(r.usage.size(), 1);
+    EXPECT_EQ(r.usage[0].usage().input_tokens_uncached(), 7);
+    EXPECT_EQ(r.usage[0].usage().output_tokens(), 3);
+  }
+}
+
+TEST_F(MeterTest, AudioAndImageTokensAreClassesOfTheirOwn) {
+  const MeterResult r =
+      Run(kChat,
+          R"({"model":"m","choices":[{"message":{"content":null},"finish_reason":"stop"}],"usage":{"prompt_tokens":100,"completion_tokens":50,"total_tokens":150,"prompt_tokens_details":{"audio_tokens":60,"cached_tokens":50,"image_tokens":10},"completion_tokens_details":{"audio_tokens":30}}})")
+          .result;
+  const common::v1::Usage& u = r.usage[0].usage();
+  EXPECT_EQ(u.audio_input_tokens(), 50);
+  EXPECT_EQ(u.audio_cache_read_tokens(), 10);
+  EXPECT_EQ(u.cache_read_tokens(), 40);
+  EXPECT_EQ(u.input_tokens_uncached() + u.image_input_tokens(), 0);
+  EXPECT_EQ(u.output_tokens(), 20);
+  EXPECT_EQ(u.audio_output_tokens(), 30);
+}
+
+TEST_F(MeterTest, DecoysInTextAreNotUsage) {
+  const std::string decoy =
+      R"({\"usage\":{\"prompt_tokens\":999999,\"completion_tokens\":888888}} data: [DONE]\n\ndata: {\"usage\":{}})";
+  const std::string body =
+      Event(Delta(decoy)) + Event(Delta(R"(\\\"usage\\\":)")) +
+      Event(
+          R"({"choices":[{"delta":{"usage":{"prompt_tokens":5}}}],"meta":{"usage":{"completion_tokens":5}}})") +
+      Event(kStop) + Event(kUsage) + Event(kDone);
+  const Outcome outcome = Run(kChat, body, {.drop_usage_chunk = true});
+  EXPECT_EQ(outcome.result.usage[0].usage().output_tokens(), 20);
+  EXPECT_EQ(outcome.downstream, absl::StrReplaceAll(body, {{Event(kUsage), ""}}));
+  const Outcome without = Run(kChat, Event(Delta(decoy)));
+  EXPECT_FALSE(without.result.usage_present);
+  EXPECT_FALSE(without.result.complete);
+}
+
+TEST_F(MeterTest, EscapedKeysAreTheSameKeys) {
+  const MeterResult r =
+      Run(kChat,
+          Event(R"({"choices":[],"us\u0061ge":{"prompt\u005ftokens":3,"completion_tokens":4}})") +
+              Event(kDone))
+          .result;
+  ASSERT_TRUE(r.usage_present);
+  EXPECT_EQ(r.usage[0].usage().input_tokens_uncached(), 3);
+}
+
+TEST_F(MeterTest, ErrorsWithinAStreamAreSeen) {
+  MeterResult r =
+      Run(kChat, Event(Delta("x")) +
+                     Event(R"({"error":{"message":"no","type":"server_error","code":500}})"))
+          .result;
+  EXPECT_TRUE(r.provider_error);
+  EXPECT_FALSE(r.complete);
+  EXPECT_FALSE(r.usage_present);
+  EXPECT_EQ(r.error_type, "server_error");
+  EXPECT_EQ(r.error_code, "500");
+  r = Run(kChat, Event(Delta("x")) + Event(R"({"error":null,"choices":[]})") + Event(kDone)).result;
+  EXPECT_FALSE(r.provider_error);
+  EXPECT_TRUE(r.complete);
+}
+
+TEST_F(MeterTest, StreamsWithoutDoneAreCompleteWhenEveryChoiceFinished) {
+  const auto finish = [](int i) {
+    return Event(
+        absl::StrCat(R"({"choices":[{"index":)", i, R"(,"delta":{},"finish_reason":"stop"}]})"));
+  };
+  EXPECT_TRUE(Run(kChat, finish(0)).result.complete);
+  EXPECT_FALSE(Run(kChat, finish(0) + finish(0), {.choices = 2}).result.complete);
+  EXPECT_TRUE(Run(kChat, finish(1) + finish(0), {.choices = 2}).result.complete);
+}
+
+TEST_F(MeterTest, AnEndWithoutBlankLineIsAnEnd) {
+  const std::string body = absl::StrCat(Event(kUsage), "data: [DONE]");
+  const Outcome outcome = Run(kChat, body);
+  EXPECT_EQ(outcome.downstream, body);
+  EXPECT_TRUE(outcome.result.complete);
+  EXPECT_EQ(Run(kChat, absl::StrCat("data:", kUsage)).result.usage[0].usage().output_tokens(), 20);
+}
+
+TEST_F(MeterTest, FramingOddities) {
+  const std::string split = absl::StrReplaceAll(kUsage, {{",\"usage\"", "\ndata: ,\"usage\""}});
+  const std::string body =
+      absl::StrCat("\xef\xbb\xbf", ": hello\n\nretry: 3000\n\nid: 7\nfoo: bar\ndata:", Delta("x"),
+                   "\n\ndata\n\n\n\nevent: x\ndata: ", split, "\n\n", Event(kDone));
+  const Outcome outcome = Run(kChat, body);
+  EXPECT_EQ(outcome.downstream, body);
+  ASSERT_TRUE(outcome.result.usage_present);
+  EXPECT_EQ(outcome.result.usage[0].usage().output_tokens(), 20);
+  EXPECT_EQ(outcome.result.deltas, 1);
+  const MeterResult bom = Run(kChat, "\xef\xbb\xbf" + Event(kUsage)).result;
+  EXPECT_TRUE(bom.usage_present);
+}
+
+TEST_F(MeterTest, VisibleOutputCountsDecodedBytes) {
+  const MeterResult r =
+      Run(kChat,
+          Event(Delta(R"(a\n\u00e9\ud83d\ude00)")) +
+              Event(R"({"choices":[{"delta":{"reasoning":"abc","reasoning_content":"abc"}}]})") +
+              Event(
+                  R"({"choices":[{"delta":{"tool_calls":[{"index":0,"id":"call_123","function":{"name":"get","arguments":"{\"a\":1}"}}]}}]})") +
+              Event(R"({"choices":[{"delta":{"role":"assistant","content":""}}]})"))
+          .result;
+  EXPECT_EQ(r.visible_output_bytes, (1 + 1 + 2 + 4) + 3 + (3 + 7));
+  EXPECT_EQ(r.deltas, 3);
+  EXPECT_EQ(EstimateOutputTokens({.visible_output_bytes = 21, .deltas = 3}), 6);
+  EXPECT_EQ(EstimateOutputTokens({.visible_output_bytes = 21, .deltas = 30}), 30);
+  EXPECT_EQ(EstimateOutputTokens({.reported_output_tokens = 77}), 77);
+  EXPECT_EQ(EstimateOutputTokens({}), 1);
+}
+
+// --- Anthropic
+// -------------------------------------------------------------------------------------
+TEST_F(MeterTest, MessagesCountsAreCumulativeAndNullsSayNothing) {
+  const std::string body =
+      AntStart(
+          R"({"input_tokens":43,"cache_read_input_tokens":7,"cache_creation_input_tokens":null,"output_tokens":2,"service_tier":"standard"})") +
+      Ant("ping", "") + AntText("hi") +
+      Ant("message_delta", R"("delta":{"stop_reason":null},"usage":{"output_tokens":40})") +
+      AntDelta(
+          R"({"input_tokens":61,"cache_read_input_tokens":null,"output_tokens":55,"output_tokens_details":{"thinking_tokens":9}})") +
+      AntStop();
+  const Outcome outcome = Run(kMessages, body);
+  EXPECT_EQ(outcome.downstream, body);
+  EXPECT_TRUE(outcome.result.complete);
+  EXPECT_EQ(outcome.result.source, USAGE_SOURCE_FINAL);
+  EXPECT_EQ(outcome.result.usage[0].ShortDebugString(),
+            "model: \"claude-test\" usage { input_tokens_uncached: 61 cache_read_tokens: 7 "
+            "output_tokens: 55 "
+            "reasoning_tokens: 9 } service_tier: \"standard\"");
+}
+
+TEST_F(MeterTest, ASecondStartAddsNothing) {
+  const std::string start = AntStart(R"({"input_tokens":17,"output_tokens":1})");
+  const MeterResult r =
+      Run(kMessages, start + start + AntDelta(R"({"output_tokens":227})") + AntStop()).result;
+  EXPECT_EQ(r.usage[0].usage().input_tokens_uncached(), 17);
+  EXPECT_EQ(r.usage[0].usage().output_tokens(), 227);
+}
+
+TEST_F(MeterTest, CacheWritesThatGrowGoToTheLifetimeOfTheRequest) {
+  const std::string body =
+      AntStart(
+          R"({"input_tokens":1,"cache_creation_input_tokens":3068,"cache_creation":{"ephemeral_5m_input_tokens":3000,"ephemeral_1h_input_tokens":68},"output_tokens":1})") +
+      AntDelta(R"({"cache_creation_input_tokens":3337,"output_tokens":5})") + AntStop();
+  MeterResult r = Run(kMessages, body, {.cache_write_1h = false}).result;
+  EXPECT_EQ(r.usage[0].usage().cache_write_5m_tokens(), 3269);
+  EXPECT_EQ(r.usage[0].usage().cache_write_1h_tokens(), 68);
+  r = Run(kMessages, body, {.cache_write_1h = true}).result;
+  EXPECT_EQ(r.usage[0].usage().cache_write_5m_tokens(), 3000);
+  EXPECT_EQ(r.usage[0].usage().cache_write_1h_tokens(), 337);
+}
+
+TEST_F(MeterTest, EveryPassIsBilledAtItsOwnModel) {
+  const std::string body =
+      AntStart(R"({"input_tokens":10,"output_tokens":1})") +
+      AntDelta(
+          R"({"input_tokens":30,"output_tokens":12,"output_tokens_details":{"thinking_tokens":6},"server_tool_use":{"web_search_requests":2},"iterations":[
+        {"type":"compaction","input_tokens":100,"cache_read_input_tokens":55096,"output_tokens":83},
+        {"type":"message","input_tokens":10,"output_tokens":4},
+        {"type":"advisor_message","model":"claude-other","input_tokens":2543,"output_tokens":18},
+        {"type":"message","input_tokens":20,"output_tokens":8,"cache_creation_input_tokens":5,"cache_creation":{"ephemeral_1h_input_tokens":5}}]})") +
+      AntStop();
+  const MeterResult r = Run(kMessages, absl::StrReplaceAll(body, {{"\n        ", ""}})).result;
+  EXPECT_EQ(Lines(r),
+            "model: \"claude-test\" usage { input_tokens_uncached: 100 cache_read_tokens: 55096 "
+            "output_tokens: 83 web_search_calls: 2 }\n"
+            "model: \"claude-test\" usage { input_tokens_uncached: 10 output_tokens: 4 "
+            "reasoning_tokens: 4 }\n"
+            "model: \"claude-other\" usage { input_tokens_uncached: 2543 output_tokens: 18 }\n"
+            "model: \"claude-test\" usage { input_tokens_uncached: 20 cache_write_1h_tokens: 5 "
+            "output_tokens: 8 reasoning_tokens: 2 }\n");
+  EXPECT_FALSE(r.ambiguous);
+}
+
+TEST_F(MeterTest, TotalsBeyondThePassesAreBilledToo) {
+  const MeterResult r =
+      Run(kMessages,
+          R"({"type":"message","model":"c","content":[],"usage":{"input_tokens":50,"output_tokens":9,"iterations":[{"type":"message","input_tokens":20,"output_tokens":9}]}})")
+          .result;
+  EXPECT_EQ(Lines(r),
+            "model: \"c\" usage { input_tokens_uncached: 20 output_tokens: 9 }\n"
+            "model: \"c\" usage { input_tokens_uncached: 30 }\n");
+}
+
+TEST_F(MeterTest, AFallbackIsBilledAsServedAndFlagged) {
+  const MeterResult r =
+      Run(kMessages,
+          R"({"type":"message","model":"asked","content":[],"usage":{"input_tokens":50,"output_tokens":9,"iterations":[{"type":"message","model":"asked","input_tokens":20,"output_tokens":0},{"type":"fallback_message","model":"served","input_tokens":50,"output_tokens":9}]}})")
+          .result;
+  EXPECT_EQ(Lines(r), "model: \"served\" usage { input_tokens_uncached: 50 output_tokens: 9 }\n");
+  EXPECT_TRUE(r.ambiguous);
+}
+
+TEST_F(MeterTest, ServerToolLoopsBeyondTheWindowAreSplitIntoInferences) {
+  const std::string body =
+      R"({"type":"message","model":"c","content":[],"usage":{"input_tokens":404500,"cache_read_input_tokens":1000,"output_tokens":943,"server_tool_use":{"web_search_requests":10}}})";
+  const MeterResult r = Run(kMessages, body, {.inference_input_max = 200'000}).result;
+  ASSERT_EQ(r.usage.size(), 3);
+  int64_t input = 0, output = 0, searches = 0;
+  for (const auto& line : r.usage) {
+    const int64_t own = line.usage().input_tokens_uncached() + line.usage().cache_read_tokens();
+    EXPECT_LE(own, 200'000);
+    input += own;
+    output += line.usage().output_tokens();
+    searches += line.usage().web_search_calls();
+    EXPECT_EQ(line.model(), "c");
+  }
+  EXPECT_EQ(input, 405'500);
+  EXPECT_EQ(output, 943);
+  EXPECT_EQ(searches, 10);
+  EXPECT_EQ(Run(kMessages, body).result.usage.size(), 1);
+  // One inference beyond the window means that the window is larger than we know.
+  EXPECT_EQ(Run(kMessages, absl::StrReplaceAll(body, {{"\"web_search_requests\":10", ""}}),
+                {.inference_input_max = 200'000})
+                .result.usage.size(),
+            1);
+}
+
+TEST_F(MeterTest, BrokenMessagesLeaveAFloor) {
+  const std::string start = AntStart(R"({"input_tokens":1234,"output_tokens":2})");
+  MeterResult r =
+      Run(kMessages, start + AntText("abc") +
+                         Ant("error", R"("error":{"type":"overloaded_error","message":"x"})"))
+          .result;
+  EXPECT_TRUE(r.provider_error);
+  EXPECT_EQ(r.error_type, "overloaded_error");
+  EXPECT_EQ(r.source, USAGE_SOURCE_PARTIAL);
+  EXPECT_FALSE(r.complete);
+  EXPECT_EQ(r.usage[0].usage().input_tokens_uncached(), 1234);
+  EXPECT_EQ(r.visible_output_bytes, 3);
+  r = Run(kMessages, start + AntText("abc")).result;
+  EXPECT_EQ(r.source, USAGE_SOURCE_PARTIAL);
+  EXPECT_FALSE(r.provider_error);
+  r = Run(kMessages, start + AntDelta(R"({"output_tokens":5})")).result;
+  EXPECT_EQ(r.source, USAGE_SOURCE_FINAL);
+  EXPECT_FALSE(r.complete);
+}
+
+TEST_F(MeterTest, ModifiersOfTheAnswerReachTheUsage) {
+  const MeterResult r =
+      Run(kMessages,
+          R"({"type":"message","model":"c","content":[],"usage":{"input_tokens":1,"output_tokens":1,"speed":"fast","inference_geo":"us","service_tier":"priority"}})")
+          .result;
+  EXPECT_EQ(Lines(r),
+            "model: \"c\" usage { input_tokens_uncached: 1 output_tokens: 1 } service_tier: "
+            "\"priority\" modifiers: \"speed:fast\" modifiers: \"geo:us\"\n");
+}
+
+TEST_F(MeterTest, CountTokensIsFreeAndCounted) {
+  const MeterResult r = Run(Endpoint::kCountTokens, R"({"input_tokens":2095})").result;
+  EXPECT_EQ(r.counted_tokens, 2095);
+  EXPECT_TRUE(r.usage.empty());
+  EXPECT_TRUE(r.complete);
+}
+
+// --- bodies that are not what they should be
+// -------------------------------------------------------
+TEST_F(MeterTest, ErrorBodiesAndRubbishAreNoUsage) {
+  MeterResult r =
+      Run(kChat,
+          R"({"error":{"message":"x","type":"invalid_request_error","param":null,"code":"invalid_api_key"}})")
+          .result;
+  EXPECT_TRUE(r.provider_error);
+  EXPECT_EQ(r.error_code, "invalid_api_key");
+  EXPECT_FALSE(r.complete);
+  r = Run(kMessages, R"({"type":"error","error":{"type":"not_found_error","message":"x"}})").result;
+  EXPECT_TRUE(r.provider_error);
+  EXPECT_EQ(r.error_type, "not_found_error");
+  for (const std::string& body :
+       {std::string("<html><body>502 Bad Gateway</body></html>"), std::string("{\"choices\":["),
+        std::string("null"), std::string("[[[["), std::string("{}")}) {
+    const bool sse = random_() % 2 == 0;
+    const Outcome outcome = ReplayEveryWay(kChat, sse, {}, body, random_);
+    EXPECT_EQ(outcome.downstream, body);
+    EXPECT_FALSE(outcome.result.usage_present) << body;
+    EXPECT_FALSE(outcome.result.complete) << body;
+    EXPECT_EQ(outcome.result.source, USAGE_SOURCE_UNSPECIFIED);
+  }
+  const Outcome empty = Replay(kChat, true, {}, "", [] { return size_t{1}; });
+  EXPECT_FALSE(empty.result.complete);
+}
+
+TEST_F(MeterTest, TheFirstByteDecidesOverTheContentType) {
+  const std::string json =
+      R"({"model":"m","choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}})";
+  EXPECT_TRUE(ReplayEveryWay(kChat, true, {}, json, random_).result.usage_present);
+  EXPECT_TRUE(ReplayEveryWay(kChat, false, {}, ChatStream(), random_).result.usage_present);
+}
+
+TEST_F(MeterTest, GiganticAnswersPassUnmetered) {
+  const std::string body = absl::StrCat(R"({"choices":[],"x":")", std::string(100'000, 'x'),
+                                        R"(","usage":{"prompt_tokens":1}})");
+  MeterOptions options;
+  options.json_bytes_max = 50'000;
+  const Outcome outcome = Replay(kChat, false, options, body, [] { return size_t{1000}; });
+  EXPECT_EQ(outcome.downstream, body);
+  EXPECT_TRUE(outcome.result.unmetered);
+  EXPECT_FALSE(outcome.result.usage_present);
+}
+
+TEST_F(MeterTest, AGiganticEventPassesAndTheNextIsMetered) {
+  const std::string huge = Event(Delta(std::string(3 << 20, 'y')));
+  MeterOptions options;
+  options.drop_usage_chunk = true;
+  for (const size_t limit : {size_t{2} << 20, size_t{16} << 20}) {
+    options.event_bytes_max = limit;
+    for (const std::string end : {"\n", "\r\n", "\r"}) {
+      const auto framed = [&](const std::string& text) {
+        return absl::StrReplaceAll(text, {{"\n", end}});
+      };
+      const std::string body = framed(huge + Event(kStop) + Event(kUsage) + Event(kDone));
+      const Outcome outcome =
+          Replay(kChat, true, options, body, [&] { return 1 + random_() % 100'000; });
+      EXPECT_TRUE(outcome.downstream == framed(huge + Event(kStop) + Event(kDone)));
+      EXPECT_TRUE(outcome.result.usage_present);
+      EXPECT_EQ(outcome.result.unmetered, limit == size_t{2} << 20);
+      EXPECT_EQ(outcome.result.deltas, limit == size_t{2} << 20 ? 0 : 1);
+    }
+  }
+}
+
+TEST_F(MeterTest, CutsAnywhereAreNoCrashAndLoseNoByte) {
+  for (const std::string& body :
+       {ChatStream(), AntStart(R"({"input_tokens":5,"output_tokens":1})") + AntText("abc") +
+                          AntDelta(R"({"output_tokens":9})") + AntStop()}) {
+    for (size_t length = 0; length <= body.size(); ++length) {
+      const Endpoint endpoint = body[0] == 'e' ? kMessages : kChat;
+      const Outcome outcome =
+          Replay(endpoint, true, {}, body.substr(0, length), [] { return size_t{7}; });
+      ASSERT_EQ(outcome.downstream, body.substr(0, length));
+    }
+  }
+}
+
+TEST_F(MeterTest, MutatedBodiesAreNoCrash) {
+  const std::string seeds[] = {
+      ChatStream(),
+      AntStart(R"({"input_tokens":5,"output_tokens":1})") +
+          AntDelta(R"({"output_tokens":9,"iterations":[{"type":"message","output_tokens":1}]})") +
+          AntStop(),
+      std::string(kUsage)};
+  static const char kBytes[] = "{}[]\",:\\ 0-1.eutfn\x80\xff\n\r";
+  for (int round = 0; round < 20'000; ++round) {
+    std::string body = seeds[random_() % 3];
+    for (int edits = random_() % 4; edits >= 0 && !body.empty(); --edits) {
+      const size_t at = random_() % body.size();
+      switch (random_() % 3) {
+        case 0:
+          body[at] = kBytes[random_() % (sizeof kBytes - 1)];
+          break;
+        case 1:
+          body.erase(at, 1 + random_() % 9);
+          break;
+        default:
+          body.insert(at, 1, kBytes[random_() % (sizeof kBytes - 1)]);
+          break;
+      }
+    }
+    const Outcome outcome = Replay(random_() % 2 ? kMessages : kChat, random_() % 2, {}, body,
+                                   [&] { return 1 + random_() % 60; });
+    ASSERT_EQ(outcome.downstream, body);
+  }
+}
+
+TEST_F(MeterTest, NoPrefixOfADocumentIsComplete) {
+  const std::string bodies[] = {
+      R"({"choices":[{"message":{"content":"hi"},"finish_reason":null}],"model":"m","usage":{"prompt_tokens":1,"completion_tokens":2}})",
+      R"({"type":"message","model":"m","content":[{"type":"text","text":"x"}],"usage":{"input_tokens":1,"output_tokens":2,"iterations":[{"type":"message"}]}})"};
+  for (const Endpoint endpoint : {kChat, kMessages}) {
+    const std::string& body = bodies[endpoint == kChat ? 0 : 1];
+    for (size_t length = 1; length <= body.size(); ++length) {
+      const std::string prefix = body.substr(0, length);
+      const MeterResult r = Replay(endpoint, false, {}, prefix, [&] { return length; }).result;
+      ASSERT_EQ(r.complete, length == body.size()) << prefix;
+      ASSERT_EQ(r.source == USAGE_SOURCE_FINAL, length == body.size()) << prefix;
+    }
+  }
+}
+
+// --- content encodings
+// -----------------------------------------------------------------------------
+TEST_F(MeterTest, CompressedBodiesPassUntouchedAndAreMetered) {
+  const std::string text = ChatStream();
+  const std::pair<std::string, std::string> bodies[] = {
+      {"gzip", Gzip(text)},
+      {"GZIP ", Gzip(text, 15 + 16, true)},
+      {"x-gzip", Gzip(ChatStream().substr(0, 100)) + Gzip(text.substr(100))},
+      {"deflate", Gzip(text, 15)},
+      {"deflate", Gzip(text, -15)},
+      {"br", Brotli(text)},
+      {"zstd", Zstd(text)}};
+  for (const auto& [encoding, body] : bodies) {
+    const Outcome outcome =
+        ReplayEveryWay(kChat, true, {.content_encoding = encoding}, body, random_);
+    EXPECT_EQ(outcome.downstream, body) << encoding;
+    ASSERT_TRUE(outcome.result.usage_present) << encoding;
+    EXPECT_EQ(outcome.result.usage[0].usage().output_tokens(), 20) << encoding;
+    EXPECT_TRUE(outcome.result.complete) << encoding;
+  }
+}
+
+TEST_F(MeterTest, DroppingFromACompressedStreamDecodesIt) {
+  const MeterOptions options{.content_encoding = "gzip", .drop_usage_chunk = true};
+  EXPECT_TRUE(NewResponseMeter(kChat, true, options)->decodes_downstream());
+  const Outcome outcome = ReplayEveryWay(kChat, true, options, Gzip(ChatStream()), random_);
+  EXPECT_EQ(outcome.downstream, absl::StrReplaceAll(ChatStream(), {{Event(kUsage), ""}}));
+}
+
+TEST_F(MeterTest, FlushedPiecesAreMeteredAtOnce) {
+  for (const bool gzip : {true, false}) {
+    const std::string first = Event(Delta("Hel"));
+    auto meter = NewResponseMeter(kChat, true, {.content_encoding = gzip ? "gzip" : "zstd"});
+    std::string out;
+    meter->Feed(gzip ? Gzip(first, 15 + 16, true) : Zstd(first), &out);
+    EXPECT_EQ(meter->progress().visible_output_bytes, 3);
+  }
+}
+
+TEST_F(MeterTest, WhatCannotBeDecodedPasses) {
+  const std::string gzip = Gzip(ChatStream());
+  std::string corrupt = gzip;
+  corrupt[corrupt.size() / 2] ^= 0x55;
+  for (const auto& [encoding, body] :
+       std::vector<std::pair<std::string, std::string>>{{"gzip", "not gzip"},
+                                                        {"br", "\xff\xff\xff\xff"},
+                                                        {"zstd", "not zstd"},
+                                                        {"compress", ChatStream()},
+                                                        {"gzip, br", gzip}}) {
+    const Outcome outcome =
+        ReplayEveryWay(kChat, true, {.content_encoding = encoding}, body, random_);
+    EXPECT_EQ(outcome.downstream, body) << encoding;
+    EXPECT_TRUE(outcome.result.unmetered) << encoding;
+    EXPECT_FALSE(outcome.result.complete) << encoding;
+  }
+  const Outcome outcome =
+      ReplayEveryWay(kChat, true, {.content_encoding = "gzip"}, corrupt, random_);
+  EXPECT_EQ(outcome.downstream, corrupt);
+}
+
+// --- passing on
+// ------------------------------------------------------------------------------------
+TEST_F(MeterTest, WholeEventsLeaveAtOnceAndHalfOnesWait) {
+  auto meter = NewResponseMeter(kChat, true);
+  std::string out;
+  const std::string first = Event(Delta("a")), second = Event(Delta("b"));
+  meter->Feed(first + second.substr(0, 20), &out);
+  EXPECT_EQ(out, first);
+  EXPECT_TRUE(meter->at_event_boundary());
+  meter->Feed(second.substr(20, second.size() - 21), &out);
+  EXPECT_EQ(out, first);
+  meter->Feed("\n", &out);
+  EXPECT_EQ(out, first + second);
+  meter->Feed(": keep-alive\n", &out);
+  EXPECT_EQ(out, first + second + ": keep-alive\n");
+}
+
+TEST_F(MeterTest, AllocatesNothingPerEventInTheSteadyState) {
+  for (const bool anthropic : {false, true}) {
+    for (const bool drop : {false, true}) {
+      if (anthropic && drop) continue;
+      MeterOptions options;
+      options.drop_usage_chunk = drop;
+      auto meter = NewResponseMeter(anthropic ? kMessages : kChat, true, options);
+      const std::string event =
+          anthropic ? AntText("word") : Event(Delta("word", ",\"usage\":null"));
+      std::string out;
+      out.reserve(1 << 20);
+      const auto feed_split = [&] {
+        meter->Feed(std::string_view(event).substr(0, 30), &out);
+        meter->Feed(std::string_view(event).substr(30), &out);
+        meter->Feed(event, &out);
+      };
+      for (int i = 0; i < 10; ++i) feed_split();
+      const int64_t before = g_allocations.load();
+      for (int i = 0; i < 1000; ++i) feed_split();
+      EXPECT_EQ(g_allocations.load() - before, 0);
+      EXPECT_EQ(meter->progress().deltas, 2020);
+    }
+  }
+}
+
+// --- recorded answers, where they are at hand
+// ------------------------------------------------------
+std::string ReadFile(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::stringstream content;
+  content << file.rdbuf();
+  return content.str();
+}
+
+using Json = simdjson::dom::element;
+
+std::optional<int64_t> Number(Json object, std::string_view key) {
+  int64_t value = 0;
+  if (object[key].get(value) != simdjson::SUCCESS) return std::nullopt;
+  return value;
+}
+
+struct Sum {
+  int64_t input = 0, cached = 0, written = 0, w5 = 0, w1h = 0, output = 0, reasoning = 0,
+          searches = 0, audio = 0;
+  void Add(const common::v1::Usage& u) {
+    cached += u.cache_read_tokens() + u.audio_cache_read_tokens();
+    w5 += u.cache_write_5m_tokens();
+    w1h += u.cache_write_1h_tokens();
+    written = w5 + w1h;
+    input += u.input_tokens_uncached() + u.cache_read_tokens() + u.audio_cache_read_tokens() +
+             u.cache_write_5m_tokens() + u.cache_write_1h_tokens() + u.audio_input_tokens() +
+             u.image_input_tokens() + u.tool_use_input_tokens();
+    output += u.output_tokens() + u.audio_output_tokens() + u.image_output_tokens();
+    reasoning += u.reasoning_tokens();
+    searches += u.web_search_calls();
+    audio += u.audio_input_tokens() + u.audio_cache_read_tokens();
+  }
+};
+
+// TOLLHOUSE_FIXTURES names a folder of answers, each with an ID.expect.json beside it that says
+// what they cost.
+TEST_F(MeterTest, AnswersOfAFixtureFolder) {
+  const char* folder = std::getenv("TOLLHOUSE_FIXTURES");
+  if (folder == nullptr) GTEST_SKIP() << "TOLLHOUSE_FIXTURES is not set";
+  simdjson::dom::parser parser;
+  int checked = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const std::string name = entry.path().filename();
+    if (!absl::EndsWith(name, ".expect.json")) continue;
+    const std::string id = name.substr(0, name.size() - 12);
+    Json sidecar;
+    const std::string text = ReadFile(entry.path());
+    ASSERT_EQ(parser.parse(text).get(sidecar), simdjson::SUCCESS) << name;
+    std::string_view api = sidecar["api"].get_string().value_unsafe();
+    Endpoint endpoint;
+    if (api == "openai.chat") {
+      endpoint = kChat;
+    } else if (api == "anthropic.messages") {
+      endpoint = kMessages;
+    } else if (api == "anthropic.count_tokens") {
+      endpoint = Endpoint::kCountTokens;
+    } else {
+      continue;
+    }
+    SCOPED_TRACE(id);
+    std::string body;
+    for (const char* ending : {".json", ".sse", ".sse.gz", ".sse.br"}) {
+      const std::filesystem::path path = std::filesystem::path(folder) / (id + ending);
+      if (std::filesystem::exists(path)) body = ReadFile(path);
+    }
+    ASSERT_FALSE(body.empty());
+    MeterOptions options;
+    std::string_view encoding;
+    if (sidecar["http"]["headers"]["content-encoding"].get(encoding) == simdjson::SUCCESS)
+      options.content_encoding = encoding;
+    const bool sse = sidecar["stream"].get_bool().value_unsafe();
+    const Outcome outcome = ReplayEveryWay(endpoint, sse, options, body, random_);
+    EXPECT_TRUE(outcome.downstream == body);
+    const MeterResult& r = outcome.result;
+    const Json expect = sidecar["expect"].value_unsafe();
+    ++checked;
+    if (endpoint == Endpoint::kCountTokens) {
+      EXPECT_EQ(r.counted_tokens, Number(expect, "counted_tokens"));
+      continue;
+    }
+    EXPECT_EQ(r.usage_present, expect["usage_present"].get_bool().value_unsafe());
+    EXPECT_EQ(r.complete, expect["complete"].get_bool().value_unsafe());
+    Json error;
+    EXPECT_EQ(r.provider_error, expect["error"].get(error) == simdjson::SUCCESS);
+    std::string_view type;
+    if (expect["error"]["type"].get(type) == simdjson::SUCCESS) {
+      EXPECT_EQ(r.error_type, type);
+    }
+    std::string_view code;
+    if (expect["error"]["code"].get(code) == simdjson::SUCCESS) {
+      EXPECT_EQ(r.error_code, code);
+    }
+    std::string_view model;
+    if (r.usage_present && expect["model"].get(model) == simdjson::SUCCESS) {
+      EXPECT_EQ(r.response_model, model);
+    }
+    if (!r.usage_present) {
+      EXPECT_TRUE(r.usage.empty());
+      continue;
+    }
+    bool partial = false;
+    if (expect["partial"].get(partial) != simdjson::SUCCESS) partial = false;
+    EXPECT_EQ(r.source, partial ? USAGE_SOURCE_PARTIAL : USAGE_SOURCE_FINAL);
+    Sum all;
+    std::map<std::string, Sum> by_model;
+    for (const auto& line : r.usage) {
+      all.Add(line.usage());
+      by_model[line.model()].Add(line.usage());
+    }
+    EXPECT_EQ(all.input, Number(expect, "input_tokens"));
+    EXPECT_EQ(all.cached, Number(expect, "cached_input_tokens"));
+    EXPECT_EQ(all.written, Number(expect, "cache_write_tokens"));
+    EXPECT_EQ(all.input - all.cached - all.written, Number(expect, "uncached_input_tokens"));
+    EXPECT_EQ(all.output, Number(expect, "output_tokens"));
+    EXPECT_EQ(all.reasoning, Number(expect, "reasoning_tokens"));
+    if (const auto n = Number(expect, "cache_write_5m")) {
+      EXPECT_EQ(all.w5, *n);
+    }
+    if (const auto n = Number(expect, "cache_write_1h")) {
+      EXPECT_EQ(all.w1h, *n);
+    }
+    if (const auto n = Number(expect, "web_search_requests")) {
+      EXPECT_EQ(all.searches, *n);
+    }
+    if (const auto n = Number(expect, "audio_input_tokens")) {
+      EXPECT_EQ(all.audio, *n);
+    }
+    std::string_view tier;
+    if (expect["service_tier"].get(tier) == simdjson::SUCCESS) {
+      EXPECT_EQ(r.usage[0].service_tier(), tier);
+    }
+    simdjson::dom::object per_model;
+    if (expect["per_model"].get(per_model) == simdjson::SUCCESS) {
+      EXPECT_EQ(per_model.size(), by_model.size());
+      for (const auto field : per_model) {
+        const Sum& sum = by_model[std::string(field.key)];
+        EXPECT_EQ(sum.input, Number(field.value, "input_tokens")) << field.key;
+        EXPECT_EQ(sum.cached, Number(field.value, "cached_input_tokens")) << field.key;
+        EXPECT_EQ(sum.output, Number(field.value, "output_tokens")) << field.key;
+      }
+    }
+  }
+  std::printf("checked %d answers\n", checked);
+  EXPECT_GT(checked, 0);
+}
+
+}  // namespace
+}  // namespace tollhouse::edge
