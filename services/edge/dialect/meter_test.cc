@@ -830,11 +830,9 @@ struct Sum {
   }
 };
 
-// TOLLHOUSE_FIXTURES names a folder of answers, each with an ID.expect.json beside it that says
-// what they cost.
-TEST_F(MeterTest, AnswersOfAFixtureFolder) {
-  const char* folder = std::getenv("TOLLHOUSE_FIXTURES");
-  if (folder == nullptr) GTEST_SKIP() << "TOLLHOUSE_FIXTURES is not set";
+// Answers of testdata/answers, each with an ID.expect.json beside it that says what it costs, and
+// of a further folder of that form named by TOLLHOUSE_FIXTURES.
+void CheckAnswersOf(const std::string& folder, std::mt19937_64& random) {
   simdjson::dom::parser parser;
   int checked = 0;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
@@ -867,7 +865,7 @@ TEST_F(MeterTest, AnswersOfAFixtureFolder) {
     if (sidecar["http"]["headers"]["content-encoding"].get(encoding) == simdjson::SUCCESS)
       options.content_encoding = encoding;
     const bool sse = sidecar["stream"].get_bool().value_unsafe();
-    const Outcome outcome = ReplayEveryWay(endpoint, sse, options, body, random_);
+    const Outcome outcome = ReplayEveryWay(endpoint, sse, options, body, random);
     EXPECT_TRUE(outcome.downstream == body);
     const MeterResult& r = outcome.result;
     const Json expect = sidecar["expect"].value_unsafe();
@@ -938,8 +936,13 @@ TEST_F(MeterTest, AnswersOfAFixtureFolder) {
       }
     }
   }
-  std::printf("checked %d answers\n", checked);
+  std::printf("checked %d answers of %s\n", checked, folder.c_str());
   EXPECT_GT(checked, 0);
+}
+
+TEST_F(MeterTest, AnswersInFilesCostWhatTheirSidecarsSay) {
+  CheckAnswersOf("services/edge/dialect/testdata/answers", random_);
+  if (const char* more = std::getenv("TOLLHOUSE_FIXTURES")) CheckAnswersOf(more, random_);
 }
 
 }  // namespace

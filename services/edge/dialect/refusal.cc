@@ -116,7 +116,7 @@ std::string RaiseCommand(std::string_view budget) {
   return absl::StrCat(command, " --by AMOUNT --until DATE --reason TEXT");
 }
 
-std::string DescribeBudget(const ViolatedLimit& v) {
+std::string DescribeBudget(Kind kind, const ViolatedLimit& v) {
   std::string text = absl::StrCat("Budget ", v.budget, ": limit ", Dollars(v.limit_nanousd),
                                   ", spent ", Dollars(v.spent_nanousd),
                                   ", held by requests in flight ", Dollars(v.held_nanousd));
@@ -124,7 +124,7 @@ std::string DescribeBudget(const ViolatedLimit& v) {
     absl::StrAppend(&text, ", in suspense ", Dollars(v.suspense_nanousd));
   }
   absl::StrAppend(&text, "; this request needs up to ", Dollars(v.needed_nanousd), ".");
-  if (v.resets_at.has_value()) {
+  if (kind == Kind::kBudgetExhausted && v.resets_at.has_value()) {
     absl::StrAppend(&text, " It opens again at ", Rfc3339(*v.resets_at), ".");
   }
   return text;
@@ -135,7 +135,7 @@ std::string MessageOf(const Refusal& refusal, const Shape& shape) {
   std::string text(shape.message);
   if (IsBudgetKind(refusal.kind)) {
     for (const ViolatedLimit& v : refusal.violations)
-      absl::StrAppend(&text, " ", DescribeBudget(v));
+      absl::StrAppend(&text, " ", DescribeBudget(refusal.kind, v));
     if (refusal.kind == Kind::kBudgetExhausted && !refusal.violations.empty()) {
       absl::StrAppend(&text, " To get more, ask an administrator to run: ",
                       RaiseCommand(refusal.violations.front().budget));
@@ -248,7 +248,7 @@ std::string GeminiBody(const Refusal& refusal, const Shape& shape, int status,
       if (i > 0) out += ',';
       out += '{';
       AppendMember("subject", refusal.violations[i].budget, &out);
-      AppendMember("description", DescribeBudget(refusal.violations[i]), &out);
+      AppendMember("description", DescribeBudget(refusal.kind, refusal.violations[i]), &out);
       out += '}';
     }
     out += "]}";
