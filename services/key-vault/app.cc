@@ -1,0 +1,57 @@
+#include "services/key-vault/app.h"
+
+#include <optional>
+#include <utility>
+
+#include "libs/base/status_macros.h"
+#include "libs/obs/log.h"
+#include "services/key-vault/grpc_service.h"
+#include "services/key-vault/key_ring.h"
+#include "services/key-vault/ledger_accounts.h"
+#include "services/key-vault/store/sqlite_store.h"
+#include "services/key-vault/vault.h"
+
+namespace tollhouse::vault {
+
+App::App() = default;
+App::~App() { Stop(); }
+
+absl::StatusOr<std::unique_ptr<App>> App::Create(Config config,
+                                                 std::shared_ptr<grpc::ChannelInterface> ledger) {
+  std::unique_ptr<App> app(new App());
+  TH_ASSIGN_OR_RETURN(std::unique_ptr<Store> store, OpenSqliteStore(config.database_path));
+  TH_ASSIGN_OR_RETURN(const std::optional<std::string> sealed, store->SealedHashKeys());
+  TH_ASSIGN_OR_RETURN(
+      crypto::SecretBytes key,
+      LoadKeyEncryptionKey(config.key_encryption_key_file,
+                           config.create_key_encryption_key && !sealed.has_value()));
+  TH_ASSIGN_OR_RETURN(KeyRing ring, KeyRing::Open(std::move(key), store.get()));
+  app->ledger_ = std::make_unique<LedgerAccounts>(std::move(ledger));
+  app->vault_ = std::make_unique<Vault>(std::move(store), std::move(ring), app->ledger_.get(),
+                                        config.clock);
+  app->services_ =
+      MakeServices(app->vault_.get(), config.authenticator, config.acknowledge_timeout);
+  return app;
+}
+
+void App::RegisterInternal(grpc::ServerBuilder& builder) {
+  builder.RegisterService(services_->vault());
+}
+
+void App::RegisterAdmin(grpc::ServerBuilder& builder) {
+  builder.RegisterService(services_->admin());
+}
+
+absl::Status App::Start() {
+  if (const absl::Status resumed = vault_->ResumeIntents(); !resumed.ok()) {
+    obs::Log(obs::Level::kWarning, "unfinished_keys_remain",
+             {{"error", std::string_view(resumed.message().data(), resumed.message().size())}});
+  }
+  return absl::OkStatus();
+}
+
+void App::Stop() {
+  if (services_ != nullptr) services_->Shutdown();
+}
+
+}  // namespace tollhouse::vault

@@ -1,0 +1,59 @@
+// The vault as a part of a process: object graph, registration, life cycle.
+#pragma once
+
+#include <grpcpp/channel.h>
+#include <grpcpp/server_builder.h>
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "libs/base/clock.h"
+#include "libs/rpc/authenticator.h"
+
+namespace tollhouse::vault {
+
+class LedgerAccounts;
+class Services;
+class Vault;
+
+struct Config {
+  std::string database_path;           // SQLite file, created where there is none
+  std::string key_encryption_key_file; // 32 bytes
+  // Make the key file where neither it nor the database exists (the embedded default). An existing
+  // database never gets a new key.
+  bool create_key_encryption_key = false;
+  const Clock* clock = Clock::System();
+  const rpc::Authenticator* authenticator = nullptr;  // of the admin API; nullptr: off
+  // How long a change waits for connected edges before it answers with their names.
+  absl::Duration acknowledge_timeout = absl::Seconds(5);
+};
+
+// Create, register, build the server, Start; Stop before the server shuts down, and destroy after it.
+class App {
+ public:
+  // `ledger` reaches LedgerService; it is first used by calls and by Start.
+  // FailedPrecondition (KEK_MISSING, KEK_UNUSABLE, KEK_WRONG, SCHEMA_NEWER) says what to do.
+  static absl::StatusOr<std::unique_ptr<App>> Create(
+      Config config, std::shared_ptr<grpc::ChannelInterface> ledger);
+  ~App();
+
+  // VaultService hands out credentials: register it in-process or behind mTLS only.
+  void RegisterInternal(grpc::ServerBuilder& builder);
+  void RegisterAdmin(grpc::ServerBuilder& builder);
+  // Takes back what a crash left half made; a ledger that does not answer yet does not fail it.
+  absl::Status Start();
+  // Ends the watches. Idempotent.
+  void Stop();
+
+ private:
+  App();
+
+  std::unique_ptr<LedgerAccounts> ledger_;
+  std::unique_ptr<Vault> vault_;
+  std::unique_ptr<Services> services_;
+};
+
+}  // namespace tollhouse::vault

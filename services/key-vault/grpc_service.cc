@@ -1,0 +1,310 @@
+#include "services/key-vault/grpc_service.h"
+
+#include <grpcpp/server_context.h>
+
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "libs/base/status_macros.h"
+#include "libs/crypto/secret_bytes.h"
+#include "libs/rpc/status.h"
+#include "libs/rpc/watch_hub.h"
+#include "services/key-vault/vault.h"
+#include "tollhouse/vault/v1/vault.grpc.pb.h"
+#include "tollhouse/vault/v1/vault_admin.grpc.pb.h"
+
+namespace tollhouse::vault {
+namespace {
+
+using Hub = rpc::WatchHub<v1::WatchRequest, v1::WatchResponse>;
+
+constexpr std::string_view kAdmin = "admin";
+
+google::protobuf::Timestamp ToProto(absl::Time time) {
+  google::protobuf::Timestamp stamp;
+  const int64_t micros = absl::ToUnixMicros(time);
+  const int64_t seconds = absl::ToUnixSeconds(time);
+  stamp.set_seconds(seconds);
+  stamp.set_nanos(static_cast<int32_t>((micros - seconds * 1'000'000) * 1000));
+  return stamp;
+}
+
+absl::Time FromProto(const google::protobuf::Timestamp& stamp) {
+  return absl::FromUnixSeconds(stamp.seconds()) + absl::Nanoseconds(stamp.nanos());
+}
+
+std::vector<std::string> Strings(const google::protobuf::RepeatedPtrField<std::string>& list) {
+  return {list.begin(), list.end()};
+}
+
+v1::Key ToProto(const KeyView& view) {
+  v1::Key key;
+  key.set_path(view.path);
+  key.set_id(view.key.key_id);
+  key.set_state(view.state);
+  for (const std::string& model : view.key.models) key.add_models(model);
+  for (const std::string& provider : view.key.providers) key.add_providers(provider);
+  key.mutable_tags()->insert(view.tags.begin(), view.tags.end());
+  *key.mutable_created_at() = ToProto(view.key.created_at);
+  if (view.key.expires_at) *key.mutable_expires_at() = ToProto(*view.key.expires_at);
+  key.set_account_id(view.key.account_id);
+  key.set_owner(view.key.owner);
+  key.set_purpose(view.key.purpose);
+  return key;
+}
+
+v1::Credential ToProto(const StoredCredential& stored) {
+  v1::Credential credential;
+  credential.set_provider(stored.provider);
+  credential.set_origin(stored.origin);
+  credential.set_version(stored.version);
+  *credential.mutable_created_at() = ToProto(stored.created_at);
+  return credential;
+}
+
+v1::WatchResponse Snapshot(const VirtualKeyKeys& keys) {
+  v1::WatchResponse response;
+  response.set_snapshot(true);
+  response.mutable_hash_keys()->set_checksum_key(std::string(keys.checksum_key.view()));
+  response.mutable_hash_keys()->set_secret_key(std::string(keys.secret_key.view()));
+  return response;
+}
+
+class VaultServiceImpl final
+    : public v1::VaultService::WithCallbackMethod_Watch<v1::VaultService::Service> {
+ public:
+  VaultServiceImpl(Vault* vault, Hub* hub) : vault_(vault), hub_(hub) {}
+
+  grpc::ServerBidiReactor<v1::WatchRequest, v1::WatchResponse>* Watch(
+      grpc::CallbackServerContext* context) override {
+    return hub_->Serve(context);
+  }
+
+  grpc::Status LookupKeys(grpc::ServerContext* context, const v1::LookupKeysRequest* request,
+                          v1::LookupKeysResponse* response) override {
+    const auto keys = vault_->LookupKeys(Strings(request->key_ids()));
+    if (!keys.ok()) return rpc::ToGrpc(keys.status());
+    for (const StoredKey& key : *keys) {
+      v1::KeyRecord* record = response->add_keys();
+      record->set_key_id(key.key_id);
+      record->set_account_id(key.account_id);
+      for (const StoredMac& mac : key.macs) {
+        v1::SecretMac* secret = record->add_macs();
+        secret->set_mac(mac.mac);
+        if (mac.expires_at) *secret->mutable_expires_at() = ToProto(*mac.expires_at);
+      }
+      record->set_disabled(key.disabled || key.revoked);
+      if (key.expires_at) *record->mutable_expires_at() = ToProto(*key.expires_at);
+      for (const std::string& model : key.models) record->add_models(model);
+      for (const std::string& provider : key.providers) record->add_providers(provider);
+    }
+    return rpc::ToGrpc(absl::OkStatus());
+  }
+
+  grpc::Status GetCredential(grpc::ServerContext* context, const v1::GetCredentialRequest* request,
+                             v1::GetCredentialResponse* response) override {
+    const auto credential = vault_->GetCredential(absl::StrCat("edge/", request->edge_id()),
+                                                  request->provider(), request->origin());
+    if (!credential.ok()) return rpc::ToGrpc(credential.status());
+    response->set_secret(std::string(credential->secret.view()));
+    response->set_version(credential->version);
+    return rpc::ToGrpc(absl::OkStatus());
+  }
+
+ private:
+  Vault* const vault_;
+  Hub* const hub_;
+};
+
+class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
+ public:
+  VaultAdminServiceImpl(Vault* vault, Hub* hub, const rpc::Authenticator* authenticator,
+                        absl::Duration acknowledge_timeout)
+      : vault_(vault),
+        hub_(hub),
+        authenticator_(authenticator),
+        acknowledge_timeout_(acknowledge_timeout) {}
+
+  grpc::Status CreateKey(grpc::ServerContext* context, const v1::CreateKeyRequest* request,
+                         v1::CreateKeyResponse* response) override {
+    return Answer(context, [&]() -> absl::Status {
+      NewKey key;
+      key.parent_path = request->parent_path();
+      key.name = request->name();
+      if (request->has_expires_at()) key.expires_at = FromProto(request->expires_at());
+      key.models = Strings(request->models());
+      key.providers = Strings(request->providers());
+      key.tags.insert(request->tags().begin(), request->tags().end());
+      key.owner = request->owner();
+      key.purpose = request->purpose();
+      TH_ASSIGN_OR_RETURN(const KeyWithSecret made, vault_->CreateKey(kAdmin, std::move(key)));
+      *response->mutable_key() = ToProto(made.view);
+      response->set_secret(std::string(made.text.view()));
+      return absl::OkStatus();
+    });
+  }
+
+  grpc::Status ListKeys(grpc::ServerContext* context, const v1::ListKeysRequest* request,
+                        v1::ListKeysResponse* response) override {
+    return Answer(context, [&]() -> absl::Status {
+      TH_ASSIGN_OR_RETURN(const auto keys, vault_->ListKeys(request->path()));
+      for (const KeyView& key : keys) *response->add_keys() = ToProto(key);
+      return absl::OkStatus();
+    });
+  }
+
+  grpc::Status RotateKey(grpc::ServerContext* context, const v1::RotateKeyRequest* request,
+                         v1::RotateKeyResponse* response) override {
+    return Answer(context, [&]() -> absl::Status {
+      TH_ASSIGN_OR_RETURN(const KeyWithSecret made,
+                          vault_->RotateKey(kAdmin, request->path(),
+                                            absl::Seconds(request->overlap_seconds())));
+      *response->mutable_key() = ToProto(made.view);
+      response->set_secret(std::string(made.text.view()));
+      PublishKey(made.view.key.key_id);
+      return absl::OkStatus();
+    });
+  }
+
+  grpc::Status RevokeKey(grpc::ServerContext* context, const v1::RevokeKeyRequest* request,
+                         v1::RevokeKeyResponse* response) override {
+    return Answer(context, [&]() -> absl::Status {
+      TH_ASSIGN_OR_RETURN(const KeyView key, vault_->RevokeKey(kAdmin, request->path()));
+      *response->mutable_key() = ToProto(key);
+      for (std::string& name : PublishKey(key.key.key_id)) {
+        response->add_stragglers(std::move(name));
+      }
+      return absl::OkStatus();
+    });
+  }
+
+  grpc::Status UpdateKey(grpc::ServerContext* context, const v1::UpdateKeyRequest* request,
+                         v1::UpdateKeyResponse* response) override {
+    return Answer(context, [&]() -> absl::Status {
+      KeyChange change;
+      if (request->has_disabled()) change.disabled = request->disabled();
+      if (request->set_models()) change.models = Strings(request->models());
+      if (request->set_providers()) change.providers = Strings(request->providers());
+      change.set_expires_at = request->has_expires_at();
+      if (request->expires_at().seconds() != 0) change.expires_at = FromProto(request->expires_at());
+      TH_ASSIGN_OR_RETURN(const KeyView key,
+                          vault_->UpdateKey(kAdmin, request->path(), std::move(change)));
+      *response->mutable_key() = ToProto(key);
+      for (std::string& name : PublishKey(key.key.key_id)) {
+        response->add_stragglers(std::move(name));
+      }
+      return absl::OkStatus();
+    });
+  }
+
+  grpc::Status SetCredential(grpc::ServerContext* context, const v1::SetCredentialRequest* request,
+                             v1::SetCredentialResponse* response) override {
+    const grpc::Status status = Answer(context, [&]() -> absl::Status {
+      TH_ASSIGN_OR_RETURN(const StoredCredential credential,
+                          vault_->SetCredential(kAdmin, request->provider(), request->origin(),
+                                                request->secret()));
+      *response->mutable_credential() = ToProto(credential);
+      PublishCredential(credential.provider);
+      return absl::OkStatus();
+    });
+    // gRPC's message is ours alone until the handler returns: the secret does not stay in its memory.
+    crypto::Cleanse(const_cast<v1::SetCredentialRequest*>(request)->mutable_secret());
+    return status;
+  }
+
+  grpc::Status ListCredentials(grpc::ServerContext* context,
+                               const v1::ListCredentialsRequest* request,
+                               v1::ListCredentialsResponse* response) override {
+    return Answer(context, [&]() -> absl::Status {
+      TH_ASSIGN_OR_RETURN(const auto credentials, vault_->ListCredentials());
+      for (const StoredCredential& credential : credentials) {
+        *response->add_credentials() = ToProto(credential);
+      }
+      return absl::OkStatus();
+    });
+  }
+
+  grpc::Status DeleteCredential(grpc::ServerContext* context,
+                                const v1::DeleteCredentialRequest* request,
+                                v1::DeleteCredentialResponse* response) override {
+    return Answer(context, [&]() -> absl::Status {
+      TH_RETURN_IF_ERROR(vault_->DeleteCredential(kAdmin, request->provider()));
+      PublishCredential(request->provider());
+      return absl::OkStatus();
+    });
+  }
+
+  grpc::Status ListAuditEvents(grpc::ServerContext* context,
+                               const v1::ListAuditEventsRequest* request,
+                               v1::ListAuditEventsResponse* response) override {
+    return Answer(context, [&]() -> absl::Status {
+      const absl::Time since =
+          request->has_since() ? FromProto(request->since()) : absl::UnixEpoch();
+      TH_ASSIGN_OR_RETURN(const auto records,
+                          vault_->Audit(request->page_size(), since, request->resource()));
+      for (const AuditRecord& record : records) {
+        v1::AuditEvent* event = response->add_events();
+        event->set_id(record.id);
+        *event->mutable_at() = ToProto(record.at);
+        event->set_actor(record.actor);
+        event->set_action(record.action);
+        event->set_resource(record.resource);
+        event->set_detail(record.detail);
+      }
+      return absl::OkStatus();
+    });
+  }
+
+ private:
+  template <typename Body>
+  grpc::Status Answer(const grpc::ServerContext* context, const Body& body) {
+    absl::Status status = rpc::CheckCaller(authenticator_, *context);
+    if (status.ok()) status = body();
+    return rpc::ToGrpc(status);
+  }
+
+  std::vector<std::string> PublishKey(const std::string& key_id) {
+    v1::WatchResponse change;
+    change.add_changed_key_ids(key_id);
+    return hub_->WaitAcknowledged(hub_->Publish(std::move(change)), acknowledge_timeout_);
+  }
+
+  void PublishCredential(const std::string& provider) {
+    v1::WatchResponse change;
+    change.add_changed_credential_providers(provider);
+    hub_->WaitAcknowledged(hub_->Publish(std::move(change)), acknowledge_timeout_);
+  }
+
+  Vault* const vault_;
+  Hub* const hub_;
+  const rpc::Authenticator* const authenticator_;
+  const absl::Duration acknowledge_timeout_;
+};
+
+class ServicesImpl final : public Services {
+ public:
+  ServicesImpl(Vault* vault, const rpc::Authenticator* authenticator,
+               absl::Duration acknowledge_timeout)
+      : hub_([vault] { return Snapshot(vault->virtual_key_keys()); }),
+        vault_(vault, &hub_),
+        admin_(vault, &hub_, authenticator, acknowledge_timeout) {}
+
+  grpc::Service* vault() override { return &vault_; }
+  grpc::Service* admin() override { return &admin_; }
+  void Shutdown() override { hub_.Shutdown(); }
+
+ private:
+  Hub hub_;
+  VaultServiceImpl vault_;
+  VaultAdminServiceImpl admin_;
+};
+
+}  // namespace
+
+std::unique_ptr<Services> MakeServices(Vault* vault, const rpc::Authenticator* authenticator,
+                                       absl::Duration acknowledge_timeout) {
+  return std::make_unique<ServicesImpl>(vault, authenticator, acknowledge_timeout);
+}
+
+}  // namespace tollhouse::vault

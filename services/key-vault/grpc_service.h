@@ -1,0 +1,30 @@
+// VaultService and VaultAdminService over the vault.
+#pragma once
+
+#include <grpcpp/impl/codegen/service_type.h>
+
+#include <memory>
+
+#include "absl/time/time.h"
+#include "libs/rpc/authenticator.h"
+
+namespace tollhouse::vault {
+
+class Vault;
+
+// The two services of one vault. All arguments outlive it; it outlives the server it is registered
+// with.
+class Services {
+ public:
+  virtual ~Services() = default;
+  virtual grpc::Service* vault() = 0;
+  virtual grpc::Service* admin() = 0;
+  // Ends the watches, so that the server can shut down.
+  virtual void Shutdown() = 0;
+};
+
+// `acknowledge_timeout`: how long a change waits for the edges before it names the stragglers.
+std::unique_ptr<Services> MakeServices(Vault* vault, const rpc::Authenticator* authenticator,
+                                       absl::Duration acknowledge_timeout);
+
+}  // namespace tollhouse::vault

@@ -1,0 +1,369 @@
+#include "services/key-vault/store/sqlite_store.h"
+
+#include <utility>
+
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "libs/base/error.h"
+#include "libs/base/status_macros.h"
+#include "libs/sql/sqlite.h"
+
+namespace tollhouse::vault {
+
+extern const std::string_view kSchema1;
+
+namespace {
+
+constexpr std::string_view kKeyColumns =
+    "SELECT key_id, account_id, path, owner, purpose, created_at, expires_at, disabled, revoked, "
+    "models, providers FROM virtual_key ";
+constexpr std::string_view kCredentialColumns =
+    "SELECT provider, origin, version, created_at, wrapped_key, sealed FROM credential ";
+
+std::optional<int64_t> Micros(const std::optional<absl::Time>& time) {
+  return time ? std::optional<int64_t>(absl::ToUnixMicros(*time)) : std::nullopt;
+}
+
+std::optional<absl::Time> TimeAt(const sql::Rows& rows, int column) {
+  if (rows.IsNull(column)) return std::nullopt;
+  return absl::FromUnixMicros(rows.Int(column));
+}
+
+std::vector<std::string> Lines(const std::string& text) {
+  return absl::StrSplit(text, '\n', absl::SkipEmpty());
+}
+
+absl::Status Append(sql::Connection& connection, const AuditRecord& audit) {
+  return connection
+      .Execute("INSERT INTO audit (at, actor, action, resource, detail) VALUES (?1, ?2, ?3, ?4, ?5)",
+               absl::ToUnixMicros(audit.at), audit.actor, audit.action, audit.resource,
+               audit.detail)
+      .status();
+}
+
+absl::Status InsertMacs(sql::Connection& connection, const StoredKey& key) {
+  for (const StoredMac& mac : key.macs) {
+    TH_RETURN_IF_ERROR(
+        connection
+            .Execute("INSERT INTO key_secret (key_id, mac, created_at, expires_at) "
+                     "VALUES (?1, ?2, ?3, ?4)",
+                     key.key_id, sql::Blob{mac.mac}, absl::ToUnixMicros(mac.created_at),
+                     Micros(mac.expires_at))
+            .status());
+  }
+  return absl::OkStatus();
+}
+
+StoredKey KeyFrom(const sql::Rows& rows) {
+  StoredKey key;
+  key.key_id = rows.Text(0);
+  key.account_id = rows.Int(1);
+  key.path = rows.Text(2);
+  key.owner = rows.Text(3);
+  key.purpose = rows.Text(4);
+  key.created_at = absl::FromUnixMicros(rows.Int(5));
+  key.expires_at = TimeAt(rows, 6);
+  key.disabled = rows.Bool(7);
+  key.revoked = rows.Bool(8);
+  key.models = Lines(rows.Text(9));
+  key.providers = Lines(rows.Text(10));
+  return key;
+}
+
+absl::Status ReadMacs(sql::Connection& connection, StoredKey* key) {
+  TH_ASSIGN_OR_RETURN(
+      sql::Rows rows,
+      connection.Query("SELECT mac, created_at, expires_at FROM key_secret WHERE key_id = ?1 "
+                       "ORDER BY created_at DESC, mac",
+                       key->key_id));
+  while (rows.Next()) {
+    key->macs.push_back({rows.Text(0), absl::FromUnixMicros(rows.Int(1)), TimeAt(rows, 2)});
+  }
+  return rows.status();
+}
+
+// The one key that `where` with one parameter finds.
+template <typename Parameter>
+absl::StatusOr<std::optional<StoredKey>> ReadKey(sql::Connection& connection,
+                                                 std::string_view where,
+                                                 const Parameter& parameter) {
+  std::optional<StoredKey> key;
+  {
+    TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                        connection.Query(std::string(kKeyColumns) + std::string(where), parameter));
+    if (rows.Next()) key = KeyFrom(rows);
+    TH_RETURN_IF_ERROR(rows.status());
+  }
+  if (key) TH_RETURN_IF_ERROR(ReadMacs(connection, &*key));
+  return key;
+}
+
+StoredCredential CredentialFrom(const sql::Rows& rows) {
+  return {rows.Text(0), rows.Text(1), rows.Int(2), absl::FromUnixMicros(rows.Int(3)),
+          {rows.Text(4), rows.Text(5)}};
+}
+
+class SqliteStore final : public Store {
+ public:
+  explicit SqliteStore(std::unique_ptr<sql::Database> database) : database_(std::move(database)) {}
+
+  absl::StatusOr<std::optional<std::string>> SealedHashKeys() override {
+    std::optional<std::string> sealed;
+    const absl::Status status = database_->Read([&](sql::Connection& connection) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(sql::Rows rows, connection.Query("SELECT sealed FROM hash_keys"));
+      if (rows.Next()) sealed = rows.Text(0);
+      return rows.status();
+    });
+    TH_RETURN_IF_ERROR(status);
+    return sealed;
+  }
+
+  absl::Status PutSealedHashKeys(std::string_view sealed) override {
+    return database_->Write([&](sql::Connection& connection) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(const int64_t inserted,
+                          connection.Execute("INSERT INTO hash_keys (id, sealed) VALUES (1, ?1) "
+                                             "ON CONFLICT (id) DO NOTHING",
+                                             sql::Blob{sealed}));
+      if (inserted == 0) return absl::FailedPreconditionError("the store has hash keys already");
+      return absl::OkStatus();
+    });
+  }
+
+  absl::Status PutIntent(const KeyIntent& intent) override {
+    return database_->Write([&](sql::Connection& connection) {
+      return connection
+          .Execute("INSERT INTO key_intent (client_request_id, parent_path, name) "
+                   "VALUES (?1, ?2, ?3)",
+                   intent.client_request_id, intent.parent_path, intent.name)
+          .status();
+    });
+  }
+
+  absl::Status DeleteIntent(std::string_view client_request_id) override {
+    return database_->Write([&](sql::Connection& connection) {
+      return connection
+          .Execute("DELETE FROM key_intent WHERE client_request_id = ?1", client_request_id)
+          .status();
+    });
+  }
+
+  absl::StatusOr<std::vector<KeyIntent>> Intents() override {
+    std::vector<KeyIntent> intents;
+    const absl::Status status = database_->Read([&](sql::Connection& connection) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(
+          sql::Rows rows,
+          connection.Query("SELECT client_request_id, parent_path, name FROM key_intent"));
+      while (rows.Next()) intents.push_back({rows.Text(0), rows.Text(1), rows.Text(2)});
+      return rows.status();
+    });
+    TH_RETURN_IF_ERROR(status);
+    return intents;
+  }
+
+  absl::Status InsertKey(const StoredKey& key, std::string_view client_request_id,
+                         const AuditRecord& audit) override {
+    return database_->Write([&](sql::Connection& connection) -> absl::Status {
+      TH_RETURN_IF_ERROR(
+          connection
+              .Execute("INSERT INTO virtual_key (key_id, account_id, path, owner, purpose, "
+                       "created_at, expires_at, disabled, revoked, models, providers) "
+                       "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                       key.key_id, key.account_id, key.path, key.owner, key.purpose,
+                       absl::ToUnixMicros(key.created_at), Micros(key.expires_at), key.disabled,
+                       key.revoked, absl::StrJoin(key.models, "\n"),
+                       absl::StrJoin(key.providers, "\n"))
+              .status());
+      TH_RETURN_IF_ERROR(InsertMacs(connection, key));
+      TH_RETURN_IF_ERROR(
+          connection
+              .Execute("DELETE FROM key_intent WHERE client_request_id = ?1", client_request_id)
+              .status());
+      return Append(connection, audit);
+    });
+  }
+
+  absl::StatusOr<StoredKey> ChangeKey(int64_t account_id, const Change& change,
+                                      const AuditRecord& audit) override {
+    StoredKey result;
+    const absl::Status status = database_->Write([&](sql::Connection& connection) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(std::optional<StoredKey> key,
+                          ReadKey(connection, "WHERE account_id = ?1", account_id));
+      if (!key) {
+        return MakeError(absl::StatusCode::kNotFound, "KEY_NOT_FOUND",
+                         "no virtual key belongs to this account");
+      }
+      TH_ASSIGN_OR_RETURN(const bool changed, change(*key));
+      result = *key;
+      if (!changed) return absl::OkStatus();
+      TH_RETURN_IF_ERROR(
+          connection
+              .Execute("UPDATE virtual_key SET owner = ?2, purpose = ?3, expires_at = ?4, "
+                       "disabled = ?5, revoked = ?6, models = ?7, providers = ?8 "
+                       "WHERE key_id = ?1",
+                       key->key_id, key->owner, key->purpose, Micros(key->expires_at),
+                       key->disabled, key->revoked, absl::StrJoin(key->models, "\n"),
+                       absl::StrJoin(key->providers, "\n"))
+              .status());
+      TH_RETURN_IF_ERROR(
+          connection.Execute("DELETE FROM key_secret WHERE key_id = ?1", key->key_id).status());
+      TH_RETURN_IF_ERROR(InsertMacs(connection, *key));
+      return Append(connection, audit);
+    });
+    TH_RETURN_IF_ERROR(status);
+    return result;
+  }
+
+  absl::StatusOr<std::vector<StoredKey>> KeysByIds(
+      const std::vector<std::string>& key_ids) override {
+    std::vector<StoredKey> keys;
+    const absl::Status status = database_->Read([&](sql::Connection& connection) -> absl::Status {
+      for (const std::string& key_id : key_ids) {
+        TH_ASSIGN_OR_RETURN(std::optional<StoredKey> key,
+                            ReadKey(connection, "WHERE key_id = ?1", key_id));
+        if (key) keys.push_back(*std::move(key));
+      }
+      return absl::OkStatus();
+    });
+    TH_RETURN_IF_ERROR(status);
+    return keys;
+  }
+
+  absl::StatusOr<std::optional<StoredKey>> KeyByAccount(int64_t account_id) override {
+    std::optional<StoredKey> key;
+    const absl::Status status = database_->Read([&](sql::Connection& connection) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(key, ReadKey(connection, "WHERE account_id = ?1", account_id));
+      return absl::OkStatus();
+    });
+    TH_RETURN_IF_ERROR(status);
+    return key;
+  }
+
+  absl::StatusOr<std::vector<StoredKey>> AllKeys() override {
+    std::vector<StoredKey> keys;
+    const absl::Status status = database_->Read([&](sql::Connection& connection) -> absl::Status {
+      {
+        TH_ASSIGN_OR_RETURN(
+            sql::Rows rows,
+            connection.Query(std::string(kKeyColumns) + "ORDER BY created_at, key_id"));
+        while (rows.Next()) keys.push_back(KeyFrom(rows));
+        TH_RETURN_IF_ERROR(rows.status());
+      }
+      for (StoredKey& key : keys) TH_RETURN_IF_ERROR(ReadMacs(connection, &key));
+      return absl::OkStatus();
+    });
+    TH_RETURN_IF_ERROR(status);
+    return keys;
+  }
+
+  absl::StatusOr<StoredCredential> PutCredential(const std::string& provider,
+                                                 const std::string& origin, absl::Time at,
+                                                 const Seal& seal,
+                                                 const AuditRecord& audit) override {
+    StoredCredential credential{provider, origin, 0, at, {}};
+    const absl::Status status = database_->Write([&](sql::Connection& connection) -> absl::Status {
+      TH_RETURN_IF_ERROR(
+          connection.Execute("UPDATE credential_version SET last = last + 1").status());
+      {
+        TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                            connection.Query("SELECT last FROM credential_version"));
+        if (!rows.Next()) return absl::InternalError("the credential version is missing");
+        credential.version = rows.Int(0);
+      }
+      TH_ASSIGN_OR_RETURN(credential.secret, seal(credential.version));
+      TH_RETURN_IF_ERROR(
+          connection
+              .Execute("INSERT INTO credential (provider, origin, version, created_at, wrapped_key, "
+                       "sealed) VALUES (?1, ?2, ?3, ?4, ?5, ?6) "
+                       "ON CONFLICT (provider) DO UPDATE SET origin = excluded.origin, "
+                       "version = excluded.version, created_at = excluded.created_at, "
+                       "wrapped_key = excluded.wrapped_key, sealed = excluded.sealed",
+                       provider, origin, credential.version, absl::ToUnixMicros(at),
+                       sql::Blob{credential.secret.wrapped_key},
+                       sql::Blob{credential.secret.sealed})
+              .status());
+      return Append(connection, audit);
+    });
+    TH_RETURN_IF_ERROR(status);
+    return credential;
+  }
+
+  absl::StatusOr<std::optional<StoredCredential>> GetCredential(
+      std::string_view provider) override {
+    std::optional<StoredCredential> credential;
+    const absl::Status status = database_->Read([&](sql::Connection& connection) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                          connection.Query(std::string(kCredentialColumns) + "WHERE provider = ?1",
+                                           provider));
+      if (rows.Next()) credential = CredentialFrom(rows);
+      return rows.status();
+    });
+    TH_RETURN_IF_ERROR(status);
+    return credential;
+  }
+
+  absl::StatusOr<std::vector<StoredCredential>> Credentials() override {
+    std::vector<StoredCredential> credentials;
+    const absl::Status status = database_->Read([&](sql::Connection& connection) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(sql::Rows rows, connection.Query(std::string(kCredentialColumns) +
+                                                           "ORDER BY provider"));
+      while (rows.Next()) credentials.push_back(CredentialFrom(rows));
+      return rows.status();
+    });
+    TH_RETURN_IF_ERROR(status);
+    return credentials;
+  }
+
+  absl::StatusOr<bool> DeleteCredential(std::string_view provider,
+                                        const AuditRecord& audit) override {
+    bool deleted = false;
+    const absl::Status status = database_->Write([&](sql::Connection& connection) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(
+          const int64_t rows,
+          connection.Execute("DELETE FROM credential WHERE provider = ?1", provider));
+      deleted = rows > 0;
+      return deleted ? Append(connection, audit) : absl::OkStatus();
+    });
+    TH_RETURN_IF_ERROR(status);
+    return deleted;
+  }
+
+  absl::Status AppendAudit(const AuditRecord& audit) override {
+    return database_->Write(
+        [&](sql::Connection& connection) { return Append(connection, audit); });
+  }
+
+  absl::StatusOr<std::vector<AuditRecord>> Audit(int64_t limit, absl::Time since,
+                                                 std::string_view resource) override {
+    std::vector<AuditRecord> records;
+    const absl::Status status = database_->Read([&](sql::Connection& connection) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(
+          sql::Rows rows,
+          connection.Query("SELECT id, at, actor, action, resource, detail FROM audit "
+                           "WHERE at >= ?1 AND (?2 = '' OR resource = ?2 OR "
+                           "substr(resource, 1, length(?2) + 1) = ?2 || '/') "
+                           "ORDER BY id DESC LIMIT ?3",
+                           absl::ToUnixMicros(since), resource, limit));
+      while (rows.Next()) {
+        records.push_back({rows.Int(0), absl::FromUnixMicros(rows.Int(1)), rows.Text(2),
+                           rows.Text(3), rows.Text(4), rows.Text(5)});
+      }
+      return rows.status();
+    });
+    TH_RETURN_IF_ERROR(status);
+    return records;
+  }
+
+ private:
+  const std::unique_ptr<sql::Database> database_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Store>> OpenSqliteStore(const std::string& path) {
+  const sql::Migration migrations[] = {{1, kSchema1}};
+  TH_ASSIGN_OR_RETURN(std::unique_ptr<sql::Database> database,
+                      sql::Database::Open(path, migrations));
+  return std::make_unique<SqliteStore>(std::move(database));
+}
+
+}  // namespace tollhouse::vault

@@ -1,0 +1,15 @@
+// The store in a SQLite file: the embedded form.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "services/key-vault/store/store.h"
+
+namespace tollhouse::vault {
+
+// Creates the file where there is none. FailedPrecondition (SCHEMA_NEWER) if a newer program wrote it.
+absl::StatusOr<std::unique_ptr<Store>> OpenSqliteStore(const std::string& path);
+
+}  // namespace tollhouse::vault

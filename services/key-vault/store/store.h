@@ -1,0 +1,119 @@
+// What the vault keeps. Secrets reach a store sealed or as keyed hashes only.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace tollhouse::vault {
+
+struct StoredMac {
+  std::string mac;  // 32 bytes, HMAC of the secret
+  absl::Time created_at;
+  std::optional<absl::Time> expires_at;  // end of a rotation's overlap
+};
+
+struct StoredKey {
+  std::string key_id;
+  int64_t account_id = 0;
+  std::string path;  // at creation
+  std::string owner;
+  std::string purpose;
+  absl::Time created_at;
+  std::optional<absl::Time> expires_at;
+  bool disabled = false;
+  bool revoked = false;
+  std::vector<std::string> models;     // empty: all
+  std::vector<std::string> providers;  // empty: all
+  std::vector<StoredMac> macs;
+};
+
+// A key account that the vault asked the ledger for and has no key of yet.
+struct KeyIntent {
+  std::string client_request_id;
+  std::string parent_path;
+  std::string name;
+};
+
+struct SealedSecret {
+  std::string wrapped_key;
+  std::string sealed;
+};
+
+struct StoredCredential {
+  std::string provider;
+  std::string origin;
+  int64_t version = 0;
+  absl::Time created_at;
+  SealedSecret secret;
+};
+
+struct AuditRecord {
+  int64_t id = 0;  // given by the store
+  absl::Time at;
+  std::string actor;
+  std::string action;
+  std::string resource;
+  std::string detail;
+};
+
+// Durable when a call returns; each call is one transaction, with its audit record in it. Errors:
+// RESOURCE_EXHAUSTED (SQL_FULL), UNAVAILABLE (SQL_BUSY), INTERNAL. Thread-safe.
+class Store {
+ public:
+  virtual ~Store() = default;
+
+  // The sealed hash keys; nothing in a new store.
+  virtual absl::StatusOr<std::optional<std::string>> SealedHashKeys() = 0;
+  // FailedPrecondition if there are some.
+  virtual absl::Status PutSealedHashKeys(std::string_view sealed) = 0;
+
+  virtual absl::Status PutIntent(const KeyIntent& intent) = 0;
+  virtual absl::Status DeleteIntent(std::string_view client_request_id) = 0;
+  virtual absl::StatusOr<std::vector<KeyIntent>> Intents() = 0;
+
+  // A new key; its intent is done.
+  virtual absl::Status InsertKey(const StoredKey& key, std::string_view client_request_id,
+                                 const AuditRecord& audit) = 0;
+  // Reads, changes and writes one key in one transaction. `change` answers whether there is anything
+  // to write and audit; its error rolls back and is returned. Id, account, path and creation stay.
+  // NotFound (KEY_NOT_FOUND) without a key of that account. The key as it is then.
+  using Change = std::function<absl::StatusOr<bool>(StoredKey& key)>;
+  virtual absl::StatusOr<StoredKey> ChangeKey(int64_t account_id, const Change& change,
+                                              const AuditRecord& audit) = 0;
+  // Unknown ids are absent from the answer.
+  virtual absl::StatusOr<std::vector<StoredKey>> KeysByIds(
+      const std::vector<std::string>& key_ids) = 0;
+  virtual absl::StatusOr<std::optional<StoredKey>> KeyByAccount(int64_t account_id) = 0;
+  // By creation.
+  virtual absl::StatusOr<std::vector<StoredKey>> AllKeys() = 0;
+
+  // Upsert by provider under a version that was never used; `seal` gets that version.
+  using Seal = std::function<absl::StatusOr<SealedSecret>(int64_t version)>;
+  virtual absl::StatusOr<StoredCredential> PutCredential(const std::string& provider,
+                                                         const std::string& origin, absl::Time at,
+                                                         const Seal& seal,
+                                                         const AuditRecord& audit) = 0;
+  virtual absl::StatusOr<std::optional<StoredCredential>> GetCredential(
+      std::string_view provider) = 0;
+  // By provider.
+  virtual absl::StatusOr<std::vector<StoredCredential>> Credentials() = 0;
+  // Whether it was there; audited if so.
+  virtual absl::StatusOr<bool> DeleteCredential(std::string_view provider,
+                                                const AuditRecord& audit) = 0;
+
+  virtual absl::Status AppendAudit(const AuditRecord& audit) = 0;
+  // Newest first, at most `limit`, not before `since`; of a resource and what is below it
+  // ("acme" has "acme/laptop"), or of all if "".
+  virtual absl::StatusOr<std::vector<AuditRecord>> Audit(int64_t limit, absl::Time since,
+                                                         std::string_view resource) = 0;
+};
+
+}  // namespace tollhouse::vault

@@ -1,0 +1,208 @@
+// What every store of the vault promises; each implementation is one line at the end.
+#include <functional>
+#include <memory>
+
+#include "gtest/gtest.h"
+#include "libs/base/error.h"
+#include "libs/testing/temp_dir.h"
+#include "services/key-vault/store/sqlite_store.h"
+#include "services/key-vault/store/store.h"
+
+namespace tollhouse::vault {
+namespace {
+
+const absl::Time kNow = absl::FromUnixMicros(1'795'262'400'123'456);
+
+struct Backend {
+  const char* name;
+  // Opens the store again each time it is called, with the same content.
+  std::function<std::unique_ptr<Store>(const testing::TempDir&)> open;
+};
+
+class StoreConformanceTest : public ::testing::TestWithParam<Backend> {
+ protected:
+  StoreConformanceTest() { Reopen(); }
+  void Reopen() {
+    store_.reset();
+    store_ = GetParam().open(dir_);
+  }
+  static StoredKey Key(const std::string& id, int64_t account) {
+    StoredKey key;
+    key.key_id = id;
+    key.account_id = account;
+    key.path = "acme/" + id;
+    key.owner = "sarah@example.com";
+    key.purpose = "tests";
+    key.created_at = kNow;
+    key.expires_at = kNow + absl::Hours(1);
+    key.models = {"gpt-4o*", "o3"};
+    key.providers = {"openai"};
+    key.macs = {{std::string(32, 'm'), kNow, std::nullopt}};
+    return key;
+  }
+  static AuditRecord Audit(const std::string& action, const std::string& resource) {
+    return {0, kNow, "admin", action, resource, "detail"};
+  }
+
+  testing::TempDir dir_;
+  std::unique_ptr<Store> store_;
+};
+
+TEST_P(StoreConformanceTest, HashKeysAreSetOnce) {
+  EXPECT_FALSE(store_->SealedHashKeys()->has_value());
+  const std::string sealed("\0bytes\xff", 7);
+  ASSERT_TRUE(store_->PutSealedHashKeys(sealed).ok());
+  EXPECT_FALSE(store_->PutSealedHashKeys("other").ok());
+  Reopen();
+  EXPECT_EQ(**store_->SealedHashKeys(), sealed);
+}
+
+TEST_P(StoreConformanceTest, KeepsEveryFieldOfAKey) {
+  ASSERT_TRUE(store_->InsertKey(Key("a", 1), "", Audit("key.create", "acme/a")).ok());
+  Reopen();
+  auto keys = store_->KeysByIds({"none", "a"});
+  ASSERT_TRUE(keys.ok()) << keys.status();
+  ASSERT_EQ(keys->size(), 1u);
+  const StoredKey& key = keys->front();
+  const StoredKey expected = Key("a", 1);
+  EXPECT_EQ(key.account_id, 1);
+  EXPECT_EQ(key.path, expected.path);
+  EXPECT_EQ(key.owner, expected.owner);
+  EXPECT_EQ(key.purpose, expected.purpose);
+  EXPECT_EQ(key.created_at, expected.created_at);
+  EXPECT_EQ(key.expires_at, expected.expires_at);
+  EXPECT_EQ(key.models, expected.models);
+  EXPECT_EQ(key.providers, expected.providers);
+  ASSERT_EQ(key.macs.size(), 1u);
+  EXPECT_EQ(key.macs[0].mac, expected.macs[0].mac);
+  EXPECT_FALSE(key.macs[0].expires_at.has_value());
+  EXPECT_EQ((*store_->KeyByAccount(1))->key_id, "a");
+  EXPECT_FALSE(store_->KeyByAccount(2)->has_value());
+}
+
+TEST_P(StoreConformanceTest, OneKeyPerIdAndAccount) {
+  ASSERT_TRUE(store_->InsertKey(Key("a", 1), "", Audit("key.create", "acme/a")).ok());
+  EXPECT_FALSE(store_->InsertKey(Key("a", 2), "", Audit("key.create", "acme/a")).ok());
+  EXPECT_FALSE(store_->InsertKey(Key("b", 1), "", Audit("key.create", "acme/b")).ok());
+  EXPECT_EQ(store_->AllKeys()->size(), 1u);
+  EXPECT_EQ(store_->Audit(10, absl::UnixEpoch(), "")->size(), 1u);  // refusals leave no trace
+}
+
+TEST_P(StoreConformanceTest, IntentEndsWithItsKey) {
+  ASSERT_TRUE(store_->PutIntent({"r1", "acme", "a"}).ok());
+  ASSERT_TRUE(store_->PutIntent({"r2", "acme", "b"}).ok());
+  Reopen();
+  EXPECT_EQ(store_->Intents()->size(), 2u);
+  ASSERT_TRUE(store_->InsertKey(Key("a", 1), "r1", Audit("key.create", "acme/a")).ok());
+  ASSERT_EQ(store_->Intents()->size(), 1u);
+  EXPECT_EQ(store_->Intents()->front().name, "b");
+  ASSERT_TRUE(store_->DeleteIntent("r2").ok());
+  EXPECT_TRUE(store_->Intents()->empty());
+}
+
+TEST_P(StoreConformanceTest, ChangeIsWrittenWithItsAuditOrNotAtAll) {
+  ASSERT_TRUE(store_->InsertKey(Key("a", 1), "", Audit("key.create", "acme/a")).ok());
+  auto changed = store_->ChangeKey(
+      1,
+      [](StoredKey& key) -> absl::StatusOr<bool> {
+        key.disabled = key.revoked = true;
+        key.expires_at.reset();
+        key.models.clear();
+        key.macs.push_back({std::string(32, 'n'), kNow, kNow + absl::Minutes(1)});
+        return true;
+      },
+      Audit("key.update", "acme/a"));
+  ASSERT_TRUE(changed.ok()) << changed.status();
+  Reopen();
+  const StoredKey key = **store_->KeyByAccount(1);
+  EXPECT_TRUE(key.disabled && key.revoked);
+  EXPECT_FALSE(key.expires_at.has_value());
+  EXPECT_TRUE(key.models.empty());
+  EXPECT_EQ(key.macs.size(), 2u);
+
+  const auto refused = store_->ChangeKey(
+      1,
+      [](StoredKey& k) -> absl::StatusOr<bool> {
+        k.disabled = false;
+        return absl::FailedPreconditionError("no");
+      },
+      Audit("key.update", "acme/a"));
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
+  ASSERT_TRUE(store_
+                  ->ChangeKey(1, [](StoredKey&) -> absl::StatusOr<bool> { return false; },
+                              Audit("key.update", "acme/a"))
+                  .ok());
+  EXPECT_TRUE((*store_->KeyByAccount(1))->disabled);
+  EXPECT_EQ(store_->Audit(10, absl::UnixEpoch(), "")->size(), 2u);
+  EXPECT_EQ(ReasonOf(store_
+                         ->ChangeKey(2, [](StoredKey&) -> absl::StatusOr<bool> { return true; },
+                                     Audit("key.update", "acme/b"))
+                         .status()),
+            "KEY_NOT_FOUND");
+}
+
+TEST_P(StoreConformanceTest, CredentialVersionsNeverReturn) {
+  const auto put = [&](const std::string& provider) {
+    auto stored = store_->PutCredential(
+        provider, "https://h:443", kNow,
+        [](int64_t version) -> absl::StatusOr<SealedSecret> {
+          return SealedSecret{"wrapped\0" + std::to_string(version), "sealed"};
+        },
+        Audit("credential.set", "provider/" + provider));
+    EXPECT_TRUE(stored.ok()) << stored.status();
+    return stored->version;
+  };
+  EXPECT_EQ(put("openai"), 1);
+  EXPECT_EQ(put("openai"), 2);
+  EXPECT_TRUE(*store_->DeleteCredential("openai", Audit("credential.delete", "provider/openai")));
+  EXPECT_FALSE(*store_->DeleteCredential("openai", Audit("credential.delete", "provider/openai")));
+  Reopen();
+  EXPECT_FALSE(store_->GetCredential("openai")->has_value());
+  EXPECT_EQ(put("openai"), 3);
+  EXPECT_EQ(put("anthropic"), 4);
+  const auto all = store_->Credentials();
+  ASSERT_EQ(all->size(), 2u);
+  EXPECT_EQ(all->front().provider, "anthropic");
+  EXPECT_EQ((*store_->GetCredential("openai"))->origin, "https://h:443");
+  EXPECT_EQ((*store_->GetCredential("openai"))->created_at, kNow);
+}
+
+TEST_P(StoreConformanceTest, UnsealableCredentialChangesNothing) {
+  EXPECT_FALSE(store_
+                   ->PutCredential("openai", "https://h:443", kNow,
+                                   [](int64_t) -> absl::StatusOr<SealedSecret> {
+                                     return absl::InternalError("no");
+                                   },
+                                   Audit("credential.set", "provider/openai"))
+                   .ok());
+  EXPECT_TRUE(store_->Credentials()->empty());
+  EXPECT_TRUE(store_->Audit(10, absl::UnixEpoch(), "")->empty());
+}
+
+TEST_P(StoreConformanceTest, AuditIsNewestFirstAndFiltered) {
+  for (const char* resource : {"acme", "acme/a", "acmeb", "provider/x"}) {
+    ASSERT_TRUE(store_->AppendAudit(Audit("test", resource)).ok());
+  }
+  Reopen();
+  auto all = store_->Audit(10, absl::UnixEpoch(), "");
+  ASSERT_EQ(all->size(), 4u);
+  EXPECT_EQ(all->front().resource, "provider/x");
+  EXPECT_GT(all->front().id, all->back().id);
+  EXPECT_EQ(all->front().at, kNow);
+  EXPECT_EQ(store_->Audit(10, absl::UnixEpoch(), "acme")->size(), 2u);
+  EXPECT_EQ(store_->Audit(3, absl::UnixEpoch(), "")->size(), 3u);
+  EXPECT_TRUE(store_->Audit(10, kNow + absl::Seconds(1), "")->empty());
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Backends, StoreConformanceTest,
+    ::testing::Values(Backend{"Sqlite",
+                              [](const testing::TempDir& dir) {
+                                auto store = OpenSqliteStore(dir.File("vault.db"));
+                                EXPECT_TRUE(store.ok()) << store.status();
+                                return *std::move(store);
+                              }}),
+    [](const auto& backend) { return backend.param.name; });
+
+}  // namespace
+}  // namespace tollhouse::vault

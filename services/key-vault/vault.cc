@@ -1,0 +1,361 @@
+#include "services/key-vault/vault.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "libs/base/error.h"
+#include "libs/base/status_macros.h"
+#include "libs/base/strings.h"
+#include "libs/base/uuid.h"
+#include "libs/crypto/virtual_key.h"
+#include "libs/obs/log.h"
+#include "libs/policy/base_url.h"
+
+namespace tollhouse::vault {
+namespace {
+
+constexpr size_t kMaxListed = 1000;
+constexpr size_t kMaxText = 256;
+constexpr size_t kMaxSecret = 16 * 1024;
+constexpr absl::Duration kMaxOverlap = absl::Hours(24 * 90);
+constexpr int64_t kDefaultPage = 100;
+constexpr int64_t kMaxPage = 1000;
+
+absl::Status BadArgument(std::string_view why) {
+  return MakeError(absl::StatusCode::kInvalidArgument, "BAD_ARGUMENT", why);
+}
+
+absl::Status KeyNotFound(const std::string& path) {
+  return MakeError(absl::StatusCode::kNotFound, "KEY_NOT_FOUND",
+                   absl::StrCat("there is no key '", path, "'"));
+}
+
+bool IsWord(std::string_view text) {
+  return !text.empty() && text.size() <= kMaxText &&
+         std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c < 127; });
+}
+
+bool IsText(std::string_view text) {
+  return text.size() <= kMaxText &&
+         std::none_of(text.begin(), text.end(),
+                      [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 127; });
+}
+
+absl::Status CheckAllowList(const std::vector<std::string>& list, std::string_view what) {
+  if (list.size() > kMaxListed || !std::all_of(list.begin(), list.end(), IsWord)) {
+    return BadArgument(absl::StrCat("allowed ", Absl(what),
+                                    " are at most 1000 names without spaces"));
+  }
+  return absl::OkStatus();
+}
+
+bool IsProviderName(std::string_view name) {
+  return !name.empty() && name.size() <= 64 &&
+         name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789._-") ==
+             std::string_view::npos;
+}
+
+absl::StatusOr<std::string> NormalizeOrigin(const std::string& origin) {
+  const auto url = policy::ParseBaseUrl(origin);
+  if (!url.ok()) {
+    return BadArgument("an origin is the scheme, host and port of the provider's base URL, like "
+                       "https://api.example.com:443");
+  }
+  return url->Origin();
+}
+
+StoredMac MacOf(const VirtualKeyKeys& keys, const crypto::SecretBytes& text, absl::Time now) {
+  const auto parts = crypto::ParseVirtualKey(text.view());
+  const auto mac = crypto::MacOfSecret(keys.secret_key.view(), parts->secret);
+  return {std::string(crypto::AsBytes(mac)), now, std::nullopt};
+}
+
+}  // namespace
+
+Vault::Vault(std::unique_ptr<Store> store, KeyRing ring, LedgerAccounts* ledger, const Clock* clock)
+    : store_(std::move(store)), ring_(std::move(ring)), ledger_(ledger), clock_(clock) {}
+
+AuditRecord Vault::Record(std::string_view actor, std::string_view action, std::string resource,
+                          std::string detail) const {
+  return {0, clock_->Wall(), std::string(actor), std::string(action), std::move(resource),
+          std::move(detail)};
+}
+
+KeyView Vault::View(StoredKey key, const KeyAccount& account) const {
+  KeyView view;
+  view.path = account.path;
+  view.tags = account.tags;
+  if (key.revoked) {
+    view.state = "revoked";
+  } else if (key.disabled) {
+    view.state = "disabled";
+  } else if (key.expires_at && *key.expires_at <= clock_->Wall()) {
+    view.state = "expired";
+  } else {
+    view.state = "active";
+  }
+  view.key = std::move(key);
+  return view;
+}
+
+absl::StatusOr<KeyAccount> Vault::FindKeyAccount(const std::string& path) {
+  auto account = ledger_->ByPath(path);
+  if (account.ok() && account->is_key) return account;
+  if (account.ok() || absl::IsNotFound(account.status())) return KeyNotFound(path);
+  return account.status();
+}
+
+absl::StatusOr<KeyWithSecret> Vault::CreateKey(std::string_view actor, NewKey request) {
+  TH_RETURN_IF_ERROR(CheckAllowList(request.models, "models"));
+  TH_RETURN_IF_ERROR(CheckAllowList(request.providers, "providers"));
+  if (!IsText(request.owner) || !IsText(request.purpose)) {
+    return BadArgument("owner and purpose are one line of at most 256 bytes");
+  }
+  const absl::Time now = clock_->Wall();
+  if (request.expires_at && *request.expires_at <= now) {
+    return BadArgument("the key would have expired already");
+  }
+  absl::MutexLock lock(&create_mutex_);
+  if (const absl::Status resumed = ResumeIntentsLocked(); !resumed.ok()) return resumed;
+  const KeyIntent intent{NewUuid(now).ToString(), request.parent_path, request.name};
+  TH_RETURN_IF_ERROR(store_->PutIntent(intent));
+  auto account = ledger_->Create(intent, request.tags);
+  if (!account.ok()) {
+    // A refusal made nothing; of an unknown outcome the intent stays.
+    if (ReasonOf(account.status()) != "LEDGER_UNAVAILABLE") {
+      store_->DeleteIntent(intent.client_request_id).IgnoreError();
+    }
+    return account.status();
+  }
+  crypto::NewVirtualKey made = crypto::MakeVirtualKey(virtual_key_keys().checksum_key.view());
+  StoredKey key;
+  key.key_id = std::move(made.id);
+  key.account_id = account->account_id;
+  key.path = account->path;
+  key.owner = std::move(request.owner);
+  key.purpose = std::move(request.purpose);
+  key.created_at = now;
+  key.expires_at = request.expires_at;
+  key.models = std::move(request.models);
+  key.providers = std::move(request.providers);
+  key.macs.push_back(MacOf(virtual_key_keys(), made.text, now));
+  const absl::Status stored =
+      store_->InsertKey(key, intent.client_request_id,
+                        Record(actor, "key.create", key.path, absl::StrCat("id ", key.key_id)));
+  if (!stored.ok()) {
+    ResumeIntentsLocked().IgnoreError();
+    return stored;
+  }
+  return KeyWithSecret{View(std::move(key), *account), std::move(made.text)};
+}
+
+absl::Status Vault::ResumeIntents() {
+  absl::MutexLock lock(&create_mutex_);
+  return ResumeIntentsLocked();
+}
+
+absl::Status Vault::ResumeIntentsLocked() {
+  TH_ASSIGN_OR_RETURN(const std::vector<KeyIntent> intents, store_->Intents());
+  for (const KeyIntent& intent : intents) {
+    // The same request again tells which account it made, or makes the one that is then deleted.
+    const auto account = ledger_->Create(intent, {});
+    if (account.ok()) {
+      TH_ASSIGN_OR_RETURN(const auto key, store_->KeyByAccount(account->account_id));
+      if (!key) {
+        const absl::Status deleted = ledger_->Delete(account->account_id);
+        if (!deleted.ok() && !absl::IsNotFound(deleted)) return deleted;
+        obs::Log(obs::Level::kWarning, "unfinished_key_taken_back",
+                 {{"parent", std::string_view(intent.parent_path)},
+                  {"name", std::string_view(intent.name)}});
+      }
+    } else if (ReasonOf(account.status()) == "LEDGER_UNAVAILABLE") {
+      return account.status();
+    }
+    TH_RETURN_IF_ERROR(store_->DeleteIntent(intent.client_request_id));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<KeyView>> Vault::ListKeys(const std::string& path) {
+  TH_ASSIGN_OR_RETURN(std::vector<StoredKey> keys, store_->AllKeys());
+  std::vector<KeyView> views;
+  for (StoredKey& key : keys) {
+    auto account = ledger_->ById(key.account_id);
+    if (!account.ok()) {
+      if (!absl::IsNotFound(account.status())) return account.status();
+      account = KeyAccount{key.account_id, key.path, true, {}};
+      key.disabled = true;  // its account was deleted
+    }
+    if (path.empty() || account->path == path ||
+        absl::StartsWith(account->path, absl::StrCat(path, "/"))) {
+      views.push_back(View(std::move(key), *account));
+    }
+  }
+  std::sort(views.begin(), views.end(),
+            [](const KeyView& a, const KeyView& b) { return a.path < b.path; });
+  return views;
+}
+
+absl::StatusOr<KeyWithSecret> Vault::RotateKey(std::string_view actor, const std::string& path,
+                                               absl::Duration overlap) {
+  if (overlap < absl::ZeroDuration() || overlap > kMaxOverlap) {
+    return BadArgument("the overlap is 0 to 90 days");
+  }
+  TH_ASSIGN_OR_RETURN(const KeyAccount account, FindKeyAccount(path));
+  const absl::Time now = clock_->Wall();
+  crypto::SecretBytes text;
+  const auto change = [&](StoredKey& key) -> absl::StatusOr<bool> {
+    if (key.revoked) {
+      return MakeError(absl::StatusCode::kFailedPrecondition, "KEY_REVOKED",
+                       absl::StrCat("key '", path, "' is revoked; create another one"));
+    }
+    text = crypto::MakeVirtualKeyText(key.key_id);
+    std::vector<StoredMac> kept;
+    for (StoredMac& mac : key.macs) {
+      mac.expires_at = std::min(mac.expires_at.value_or(absl::InfiniteFuture()), now + overlap);
+      if (*mac.expires_at > now) kept.push_back(std::move(mac));
+    }
+    key.macs = std::move(kept);
+    key.macs.push_back(MacOf(virtual_key_keys(), text, now));
+    return true;
+  };
+  TH_ASSIGN_OR_RETURN(
+      StoredKey key,
+      store_->ChangeKey(account.account_id, change,
+                        Record(actor, "key.rotate", account.path,
+                               absl::StrCat("overlap ", absl::FormatDuration(overlap)))));
+  return KeyWithSecret{View(std::move(key), account), std::move(text)};
+}
+
+absl::StatusOr<KeyView> Vault::RevokeKey(std::string_view actor, const std::string& path) {
+  TH_ASSIGN_OR_RETURN(const KeyAccount account, FindKeyAccount(path));
+  const auto change = [&](StoredKey& key) -> absl::StatusOr<bool> {
+    const bool changed = !key.revoked;
+    key.revoked = true;
+    key.macs.clear();
+    return changed;
+  };
+  TH_ASSIGN_OR_RETURN(StoredKey key,
+                      store_->ChangeKey(account.account_id, change,
+                                        Record(actor, "key.revoke", account.path)));
+  return View(std::move(key), account);
+}
+
+absl::StatusOr<KeyView> Vault::UpdateKey(std::string_view actor, const std::string& path,
+                                         KeyChange request) {
+  if (request.models) TH_RETURN_IF_ERROR(CheckAllowList(*request.models, "models"));
+  if (request.providers) TH_RETURN_IF_ERROR(CheckAllowList(*request.providers, "providers"));
+  TH_ASSIGN_OR_RETURN(const KeyAccount account, FindKeyAccount(path));
+  std::string detail;
+  if (request.disabled) absl::StrAppend(&detail, *request.disabled ? "disabled; " : "enabled; ");
+  if (request.models) {
+    absl::StrAppend(&detail, "models ", absl::StrJoin(*request.models, ","), "; ");
+  }
+  if (request.providers) {
+    absl::StrAppend(&detail, "providers ", absl::StrJoin(*request.providers, ","), "; ");
+  }
+  if (request.set_expires_at) {
+    absl::StrAppend(&detail, "expires ",
+                    request.expires_at ? absl::FormatTime(*request.expires_at, absl::UTCTimeZone())
+                                       : std::string("never"));
+  }
+  const auto change = [&](StoredKey& key) -> absl::StatusOr<bool> {
+    if (key.revoked) {
+      return MakeError(absl::StatusCode::kFailedPrecondition, "KEY_REVOKED",
+                       absl::StrCat("key '", path, "' is revoked; create another one"));
+    }
+    if (request.disabled) key.disabled = *request.disabled;
+    if (request.models) key.models = *request.models;
+    if (request.providers) key.providers = *request.providers;
+    if (request.set_expires_at) key.expires_at = request.expires_at;
+    return true;
+  };
+  TH_ASSIGN_OR_RETURN(StoredKey key,
+                      store_->ChangeKey(account.account_id, change,
+                                        Record(actor, "key.update", account.path, detail)));
+  return View(std::move(key), account);
+}
+
+absl::StatusOr<std::vector<StoredKey>> Vault::LookupKeys(const std::vector<std::string>& key_ids) {
+  if (key_ids.size() > 1024) return BadArgument("at most 1024 key ids at once");
+  TH_ASSIGN_OR_RETURN(std::vector<StoredKey> keys, store_->KeysByIds(key_ids));
+  const absl::Time now = clock_->Wall();
+  for (StoredKey& key : keys) {
+    std::erase_if(key.macs, [&](const StoredMac& mac) {
+      return mac.expires_at.has_value() && *mac.expires_at <= now;
+    });
+  }
+  return keys;
+}
+
+absl::StatusOr<StoredCredential> Vault::SetCredential(std::string_view actor,
+                                                      const std::string& provider,
+                                                      const std::string& origin,
+                                                      std::string_view secret) {
+  if (!IsProviderName(provider)) {
+    return BadArgument("a provider's name is 1 to 64 of a-z, 0-9, '.', '_' and '-'");
+  }
+  TH_ASSIGN_OR_RETURN(const std::string normalized, NormalizeOrigin(origin));
+  // It becomes a header: no line breaks, no other control characters.
+  if (secret.empty() || secret.size() > kMaxSecret ||
+      !std::all_of(secret.begin(), secret.end(), [](char c) { return c > ' ' && c < 127; })) {
+    return BadArgument("a credential is 1 to 16384 printable ASCII characters without spaces");
+  }
+  const auto seal = [&](int64_t version) {
+    return ring_.SealCredential(provider, normalized, version, secret);
+  };
+  return store_->PutCredential(provider, normalized, clock_->Wall(), seal,
+                               Record(actor, "credential.set", absl::StrCat("provider/", provider),
+                                      absl::StrCat("origin ", normalized)));
+}
+
+absl::StatusOr<std::vector<StoredCredential>> Vault::ListCredentials() {
+  return store_->Credentials();
+}
+
+absl::Status Vault::DeleteCredential(std::string_view actor, const std::string& provider) {
+  return store_
+      ->DeleteCredential(provider,
+                         Record(actor, "credential.delete", absl::StrCat("provider/", provider)))
+      .status();
+}
+
+absl::StatusOr<Vault::OpenedCredential> Vault::GetCredential(std::string_view actor,
+                                                             const std::string& provider,
+                                                             const std::string& origin) {
+  TH_ASSIGN_OR_RETURN(const std::string normalized, NormalizeOrigin(origin));
+  TH_ASSIGN_OR_RETURN(const std::optional<StoredCredential> credential,
+                      store_->GetCredential(provider));
+  const std::string resource = absl::StrCat("provider/", provider);
+  if (!credential) {
+    return MakeError(absl::StatusCode::kNotFound, "CREDENTIAL_NOT_FOUND",
+                     absl::StrCat("provider '", provider, "' has no credential; give it one with "
+                                  "tollctl provider set"));
+  }
+  if (credential->origin != normalized) {
+    TH_RETURN_IF_ERROR(store_->AppendAudit(
+        Record(actor, "credential.refused", resource,
+               absl::StrCat("asked for ", normalized, ", stored for ", credential->origin))));
+    return MakeError(absl::StatusCode::kFailedPrecondition, "ORIGIN_CHANGED",
+                     absl::StrCat("the credential of provider '", provider, "' was entered for ",
+                                  credential->origin, " and is not sent to ", normalized,
+                                  "; enter it again with tollctl provider set"));
+  }
+  TH_ASSIGN_OR_RETURN(crypto::SecretBytes secret, ring_.OpenCredential(*credential));
+  TH_RETURN_IF_ERROR(
+      store_->AppendAudit(Record(actor, "credential.read", resource,
+                                 absl::StrCat("version ", credential->version))));
+  return OpenedCredential{std::move(secret), credential->version};
+}
+
+absl::StatusOr<std::vector<AuditRecord>> Vault::Audit(int64_t page_size, absl::Time since,
+                                                      const std::string& resource) {
+  if (page_size < 0) return BadArgument("the page size is negative");
+  const int64_t limit = page_size == 0 ? kDefaultPage : std::min(page_size, kMaxPage);
+  return store_->Audit(limit, since, resource);
+}
+
+}  // namespace tollhouse::vault

@@ -1,0 +1,116 @@
+// The vault's logic without its wire: virtual keys, provider credentials, the audit log.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "libs/base/clock.h"
+#include "libs/crypto/secret_bytes.h"
+#include "services/key-vault/key_ring.h"
+#include "services/key-vault/ledger_accounts.h"
+#include "services/key-vault/store/store.h"
+
+namespace tollhouse::vault {
+
+// A key as it is shown: where its account is now, without secrets.
+struct KeyView {
+  StoredKey key;
+  std::string path;  // of the account now; where it was at creation if it is deleted
+  std::map<std::string, std::string> tags;
+  std::string state;  // "active", "disabled", "revoked", "expired"
+};
+
+struct NewKey {
+  std::string parent_path;
+  std::string name;
+  std::optional<absl::Time> expires_at;
+  std::vector<std::string> models;
+  std::vector<std::string> providers;
+  std::map<std::string, std::string> tags;
+  std::string owner;
+  std::string purpose;
+};
+
+struct KeyChange {
+  std::optional<bool> disabled;
+  std::optional<std::vector<std::string>> models;
+  std::optional<std::vector<std::string>> providers;
+  bool set_expires_at = false;
+  std::optional<absl::Time> expires_at;  // nothing: never
+};
+
+// A key with its text, which exists nowhere else.
+struct KeyWithSecret {
+  KeyView view;
+  crypto::SecretBytes text;
+};
+
+// Thread-safe. Errors have the reasons of vault_admin.proto and vault.proto, KEY_REVOKED
+// (FAILED_PRECONDITION) for changes of a revoked key, and those of the store. `actor` goes to the audit
+// log. Notifying the edges is the caller's.
+class Vault {
+ public:
+  Vault(std::unique_ptr<Store> store, KeyRing ring, LedgerAccounts* ledger, const Clock* clock);
+
+  const VirtualKeyKeys& virtual_key_keys() const { return ring_.virtual_key_keys(); }
+
+  // Makes the account in the ledger, then the key; if the key cannot be stored, the account goes again
+  // (at the latest with the next ResumeIntents).
+  absl::StatusOr<KeyWithSecret> CreateKey(std::string_view actor, NewKey request);
+  // Keys at or below a path, all if "".
+  absl::StatusOr<std::vector<KeyView>> ListKeys(const std::string& path);
+  absl::StatusOr<KeyWithSecret> RotateKey(std::string_view actor, const std::string& path,
+                                          absl::Duration overlap);
+  absl::StatusOr<KeyView> RevokeKey(std::string_view actor, const std::string& path);
+  absl::StatusOr<KeyView> UpdateKey(std::string_view actor, const std::string& path,
+                                    KeyChange change);
+  // By public id, with the secrets valid now; unknown ids are absent.
+  absl::StatusOr<std::vector<StoredKey>> LookupKeys(const std::vector<std::string>& key_ids);
+
+  // Origins are normalized (libs/policy/base_url.h), a path is ignored.
+  absl::StatusOr<StoredCredential> SetCredential(std::string_view actor, const std::string& provider,
+                                                 const std::string& origin,
+                                                 std::string_view secret);
+  absl::StatusOr<std::vector<StoredCredential>> ListCredentials();
+  // Idempotent.
+  absl::Status DeleteCredential(std::string_view actor, const std::string& provider);
+  struct OpenedCredential {
+    crypto::SecretBytes secret;
+    int64_t version = 0;
+  };
+  absl::StatusOr<OpenedCredential> GetCredential(std::string_view actor, const std::string& provider,
+                                                 const std::string& origin);
+
+  // page_size 0: 100; at most 1000.
+  absl::StatusOr<std::vector<AuditRecord>> Audit(int64_t page_size, absl::Time since,
+                                                 const std::string& resource);
+
+  // Takes back key accounts whose keys were never stored (a crash between the two). What the ledger
+  // does not answer for stays for the next time.
+  absl::Status ResumeIntents();
+
+ private:
+  absl::StatusOr<KeyAccount> FindKeyAccount(const std::string& path);
+  KeyView View(StoredKey key, const KeyAccount& account) const;
+  AuditRecord Record(std::string_view actor, std::string_view action, std::string resource,
+                     std::string detail = "") const;
+  absl::Status ResumeIntentsLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(create_mutex_);
+
+  const std::unique_ptr<Store> store_;
+  const KeyRing ring_;
+  LedgerAccounts* const ledger_;
+  const Clock* const clock_;
+  absl::Mutex create_mutex_;  // one key account is made or taken back at a time
+};
+
+}  // namespace tollhouse::vault
