@@ -95,9 +95,9 @@ void OrgState::CheckLimits(const Reserve& event, ReserveEffect& effect) const {
 
 ReserveEffect OrgState::Step(const Reserve& event) {
   ReserveEffect effect;
-  auto fail = [&](Outcome outcome) {
+  auto fail = [&](Outcome outcome) -> ReserveEffect& {
     effect.outcome = outcome;
-    return std::move(effect);
+    return effect;
   };
   if (epoch_ == 0 || event.epoch != epoch_) return fail(Outcome::kEpochClosed);
   Observe(event.now_ms);
