@@ -1,6 +1,5 @@
 // key: virtual keys.
 #include <memory>
-#include <ostream>
 #include <optional>
 
 #include "absl/strings/str_cat.h"

@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "libs/base/strings.h"
+#include "tools/tollctl/command_line.h"
 #include "tools/tollctl/parse.h"
 
 namespace tollhouse::tollctl {

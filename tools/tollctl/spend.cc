@@ -1,5 +1,4 @@
 // spend: what was spent, from the journal.
-#include <algorithm>
 #include <memory>
 #include <optional>
 

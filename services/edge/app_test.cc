@@ -1,0 +1,721 @@
+// The edge end to end: real sockets on both sides, the four services as fakes in one process.
+#include "services/edge/app.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "libs/base/error.h"
+#include "services/edge/edge_testing.h"
+
+namespace tollhouse::edge {
+namespace {
+
+using ledger::v1::Entry;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::SizeIs;
+
+constexpr std::string_view kJsonAnswer =
+    R"({"id":"c1","object":"chat.completion","model":"gpt-4o-mini-2024-07-18","choices":[{"index":0,)"
+    R"("message":{"role":"assistant","content":"hello"},"finish_reason":"stop"}],)"
+    R"("usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15}})";
+// 10 x 150 + 5 x 600 nano-USD
+constexpr int64_t kJsonCost = 4500;
+
+std::string Delta(std::string_view text) {
+  return absl::StrCat(
+      R"(data: {"id":"c1","object":"chat.completion.chunk","model":"gpt-4o-mini","choices":[{"index":0,"delta":{"content":")",
+      std::string(text), "\"},\"finish_reason\":null}]}\n\n");
+}
+const char kStop[] =
+    "data: {\"id\":\"c1\",\"object\":\"chat.completion.chunk\",\"model\":\"gpt-4o-mini\",\"choices\":[{\"index\":0,"
+    "\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+const char kUsage[] =
+    "data: {\"id\":\"c1\",\"object\":\"chat.completion.chunk\",\"model\":\"gpt-4o-mini\",\"choices\":[],"
+    "\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":5,\"total_tokens\":15}}\n\n";
+const char kDone[] = "data: [DONE]\n\n";
+
+void AddPrice(std::string_view vendor, std::string_view model, int64_t in, int64_t out,
+              router::v1::PolicySnapshot* policy) {
+  router::v1::ModelPrice* price = policy->add_prices();
+  price->set_vendor(std::string(vendor));
+  price->set_model(std::string(model));
+  price->set_mode("chat");
+  price->set_max_input_tokens(128'000);
+  price->set_max_output_tokens(16'384);
+  for (const auto& [token_class, nanos] : {std::pair{router::v1::TOKEN_CLASS_INPUT, in},
+                                           std::pair{router::v1::TOKEN_CLASS_OUTPUT, out}}) {
+    router::v1::Rate* rate = price->add_rates();
+    rate->set_token_class(token_class);
+    rate->set_tier(router::v1::SERVICE_TIER_STANDARD);
+    rate->set_nanousd_per_mtok(nanos);
+  }
+}
+
+class AppTest : public ::testing::Test {
+ protected:
+  AppTest() : provider_([](const Wire::Message&, Wire& wire) {
+    wire.Send(HttpAnswer(200, kJsonAnswer));
+    return true;
+  }) {
+    services_.policy.set_price_book_version("v7");
+    AddProvider("openai", common::v1::DIALECT_OPENAI, "/v1");
+    AddProvider("anthropic", common::v1::DIALECT_ANTHROPIC, "");
+    AddPrice("openai", "gpt-4o-mini", 150'000'000, 600'000'000, &services_.policy);
+    AddPrice("anthropic", "claude-sonnet-4-5", 3'000'000'000, 15'000'000'000, &services_.policy);
+    config_.data_dir = dir_.File("edge");
+    config_.listen = "127.0.0.1:0";
+    config_.threads = 2;
+    config_.proxy_from_environment = false;
+    config_.journal_segment_bytes = 1 << 20;
+    config_.shutdown_time = absl::Seconds(5);
+  }
+
+  void AddProvider(std::string_view name, common::v1::Dialect dialect, std::string_view path) {
+    router::v1::Provider* provider = services_.policy.add_providers();
+    provider->set_name(std::string(name));
+    provider->set_dialect(dialect);
+    provider->set_base_url(absl::StrCat("http://127.0.0.1:", provider_.port(), std::string(path)));
+    provider->set_catalog(std::string(name));
+    provider->set_allow_private(true);
+  }
+
+  void Start() {
+    auto app = App::Create(config_, services_.channels());
+    ASSERT_TRUE(app.ok()) << app.status();
+    app_ = *std::move(app);
+    const absl::Status started = app_->Start();
+    ASSERT_TRUE(started.ok()) << started;
+    if (key_.empty()) key_ = services_.AddKey();
+  }
+
+  int port() const { return std::stoi(app_->url().substr(app_->url().rfind(':') + 1)); }
+  std::unique_ptr<Wire> Dial() { return Wire::Dial(port()); }
+
+  std::string Request(std::string_view body, std::string_view path = "/v1/chat/completions",
+                      std::string_view headers = "") {
+    return absl::StrCat("POST ", std::string(path), " HTTP/1.1\r\nHost: edge\r\nAuthorization: Bearer ",
+                        key_, "\r\nContent-Type: application/json\r\n", std::string(headers),
+                        "Content-Length: ", body.size(), "\r\n\r\n", std::string(body));
+  }
+  static std::string Chat(std::string_view more = "") {
+    return absl::StrCat(R"({"model":"gpt-4o-mini","max_tokens":100,"messages":[{"role":"user","content":"hi"}])",
+                        std::string(more), "}");
+  }
+
+  Wire::Message Call(const std::string& request) {
+    const auto wire = Dial();
+    wire->Send(request);
+    return wire->Read();
+  }
+
+  testing::TempDir dir_;
+  FakeServices services_;
+  TestProvider provider_;
+  Config config_;
+  std::unique_ptr<App> app_;
+  std::string key_;
+};
+
+TEST_F(AppTest, JsonAnswerIsPassedOnMeteredAndSettledOnce) {
+  Start();
+  const Wire::Message answer =
+      Call(Request(Chat(), "/v1/chat/completions",
+                   "x-tollhouse-request-id: my-1\r\nx-tollhouse-tags: use_case=review\r\n"));
+  EXPECT_EQ(answer.status, 200);
+  EXPECT_EQ(answer.body, kJsonAnswer);
+  EXPECT_EQ(answer.Header("x-tollhouse-request-id"), "my-1");
+  EXPECT_EQ(answer.Header("x-tollhouse-cost-nanousd"), std::to_string(kJsonCost));
+  EXPECT_EQ(answer.Header("x-tollhouse-model"), "gpt-4o-mini");
+  EXPECT_EQ(answer.Header("x-tollhouse-budget-remaining-nanousd"),
+            std::to_string(1'000'000'000'000 - kJsonCost));
+  EXPECT_EQ(answer.Header("x-request-id"), "req_1");
+
+  const std::vector<Entry> entries = services_.WaitEntries(1);
+  ASSERT_THAT(entries, SizeIs(1));
+  const Entry& entry = entries[0];
+  EXPECT_EQ(entry.kind(), ledger::v1::ENTRY_KIND_SETTLE);
+  EXPECT_EQ(entry.cost_nanousd(), kJsonCost);
+  EXPECT_EQ(entry.status(), "ok");
+  EXPECT_EQ(entry.request_id(), "my-1");
+  EXPECT_EQ(entry.usage_source(), common::v1::USAGE_SOURCE_FINAL);
+  EXPECT_THAT(entry.account_ids(), ElementsAre(1, 2, 3));
+  EXPECT_EQ(entry.account_path(), "acme/payments/laptop");
+  EXPECT_EQ(entry.tags().at("use_case"), "review");
+  EXPECT_EQ(entry.price_version(), "v7");
+  EXPECT_EQ(entry.http_status(), 200);
+  EXPECT_GE(entry.hold_nanousd(), entry.cost_nanousd());
+  EXPECT_THAT(entry.budgets(), SizeIs(1));
+  EXPECT_TRUE(services_.WaitAcknowledged(1));
+  EXPECT_EQ(services_.spent(), kJsonCost);
+  EXPECT_EQ(services_.held(), 0);
+}
+
+TEST_F(AppTest, ProviderGetsItsOwnKeyTheSameBytesAndNothingOfTheCaller) {
+  Start();
+  const std::string body = Chat(R"(,  "x_unknown" : [1, 2],"user":"u1")");
+  Call(Request(body, "/v1/chat/completions?beta=true&key=abc",
+               "X-Custom: stays\r\nConnection: keep-alive, X-Hop\r\nX-Hop: gone\r\n"
+               "Cookie: a=b\r\nx-tollhouse-tags: a=b\r\nX-Forwarded-For: 10.0.0.1\r\n"));
+  ASSERT_THAT(provider_.requests(), SizeIs(1));
+  const Wire::Message sent = provider_.requests()[0];
+  EXPECT_TRUE(sent.head.starts_with("POST /v1/chat/completions?beta=true HTTP/1.1\r\n"));
+  EXPECT_EQ(sent.body, body);
+  EXPECT_EQ(sent.Header("authorization"), "Bearer provider-secret-of-openai");
+  EXPECT_THAT(sent.head, Not(HasSubstr("sk-toll-")));
+  EXPECT_EQ(sent.Header("x-custom"), "stays");
+  EXPECT_EQ(sent.Header("x-hop"), "");
+  EXPECT_EQ(sent.Header("cookie"), "");
+  EXPECT_EQ(sent.Header("x-forwarded-for"), "");
+  EXPECT_EQ(sent.Header("x-tollhouse-tags"), "");
+  EXPECT_THAT(sent.Header("x-tollhouse-hold-id"), SizeIs(36));
+  EXPECT_EQ(sent.Header("host"), absl::StrCat("127.0.0.1:", provider_.port()));
+}
+
+TEST_F(AppTest, StreamPassesEventsAsTheyComeAndKeepsTheUsageItAskedFor) {
+  absl::Notification seen;
+  provider_.SetScript([&](const Wire::Message& request, Wire& wire) {
+    EXPECT_THAT(request.body, HasSubstr("include_usage"));
+    wire.Send(SseHead() + Chunk(Delta("hel")));
+    seen.WaitForNotificationWithTimeout(absl::Seconds(10));
+    wire.Send(Chunk(Delta("lo")) + Chunk(kStop) + Chunk(kUsage) + Chunk(kDone) + Chunk(""));
+    return true;
+  });
+  Start();
+  const auto wire = Dial();
+  wire->Send(Request(Chat(R"(,"stream":true)")));
+  EXPECT_THAT(wire->ReadUntil("hel"), HasSubstr("hel"));  // before the provider went on
+  seen.Notify();
+  const Wire::Message answer = wire->Read();
+  EXPECT_TRUE(answer.whole);
+  EXPECT_EQ(answer.Header("content-type"), "text/event-stream; charset=utf-8");
+  EXPECT_EQ(answer.body, Delta("hel") + Delta("lo") + kStop + kDone);
+  const std::vector<Entry> entries = services_.WaitEntries(1);
+  ASSERT_THAT(entries, SizeIs(1));
+  EXPECT_EQ(entries[0].kind(), ledger::v1::ENTRY_KIND_SETTLE);
+  EXPECT_EQ(entries[0].cost_nanousd(), kJsonCost);
+  EXPECT_TRUE(entries[0].streamed());
+}
+
+TEST_F(AppTest, CallerWhoLeavesIsChargedForWhatTheProviderBilled) {
+  absl::Notification left;
+  provider_.SetScript([&](const Wire::Message&, Wire& wire) {
+    wire.Send(SseHead() + Chunk(Delta("hel")));
+    left.WaitForNotificationWithTimeout(absl::Seconds(10));
+    for (int i = 0; i < 50; ++i) wire.Send(Chunk(Delta("lo")));
+    wire.Send(Chunk(kStop) + Chunk(kUsage) + Chunk(kDone) + Chunk(""));
+    return true;
+  });
+  Start();
+  auto wire = Dial();
+  wire->Send(Request(Chat(R"(,"stream":true)")));
+  wire->ReadUntil("hel");
+  wire->Reset();
+  left.Notify();
+  const std::vector<Entry> entries = services_.WaitEntries(1);
+  ASSERT_THAT(entries, SizeIs(1));
+  EXPECT_EQ(entries[0].kind(), ledger::v1::ENTRY_KIND_SETTLE);
+  EXPECT_EQ(entries[0].cost_nanousd(), kJsonCost);
+  EXPECT_EQ(entries[0].status(), "client_gone");
+}
+
+TEST_F(AppTest, BrokenStreamSuspendsTheWholeHoldAndSaysSo) {
+  provider_.SetScript([&](const Wire::Message&, Wire& wire) {
+    wire.Send(SseHead() + Chunk(Delta("hel")) + Chunk("data: {\"half"));
+    return false;
+  });
+  Start();
+  const Wire::Message answer = Call(Request(Chat(R"(,"stream":true)")));
+  EXPECT_TRUE(answer.whole);
+  EXPECT_THAT(answer.body, HasSubstr("hel"));
+  EXPECT_THAT(answer.body, HasSubstr("\"error\""));
+  EXPECT_THAT(answer.body, Not(HasSubstr("half")));
+  const std::vector<Entry> entries = services_.WaitEntries(1);
+  ASSERT_THAT(entries, SizeIs(1));
+  EXPECT_EQ(entries[0].kind(), ledger::v1::ENTRY_KIND_SUSPEND);
+  EXPECT_GT(entries[0].hold_nanousd(), 0);
+  EXPECT_GT(services_.held(), 0);  // nothing went back to the lease
+}
+
+TEST_F(AppTest, HangUpWithoutAnAnswerSuspends) {
+  provider_.SetScript([](const Wire::Message&, Wire&) { return false; });
+  Start();
+  const Wire::Message answer = Call(Request(Chat()));
+  EXPECT_EQ(answer.status, 502);
+  const std::vector<Entry> entries = services_.WaitEntries(1);
+  ASSERT_THAT(entries, SizeIs(1));
+  EXPECT_EQ(entries[0].kind(), ledger::v1::ENTRY_KIND_SUSPEND);
+  EXPECT_EQ(entries[0].status(), "unknown");
+  EXPECT_EQ(entries[0].http_status(), 0);
+}
+
+TEST_F(AppTest, ProviderTimeoutIsNotAVoid) {
+  config_.first_byte_time = absl::Milliseconds(200);
+  absl::Notification over;
+  provider_.SetScript([&](const Wire::Message&, Wire&) {
+    over.WaitForNotificationWithTimeout(absl::Seconds(10));
+    return false;
+  });
+  Start();
+  EXPECT_EQ(Call(Request(Chat())).status, 504);
+  over.Notify();
+  const std::vector<Entry> entries = services_.WaitEntries(1);
+  ASSERT_THAT(entries, SizeIs(1));
+  EXPECT_EQ(entries[0].kind(), ledger::v1::ENTRY_KIND_SUSPEND);
+}
+
+TEST_F(AppTest, ProviderErrorPassesAndIsVoid) {
+  provider_.SetScript([](const Wire::Message&, Wire& wire) {
+    wire.Send("HTTP/1.1 429 Too Many\r\nretry-after: 7\r\ncontent-type: application/json\r\n"
+              "content-length: 32\r\n\r\n{\"error\":{\"message\":\"slow down\"}}");
+    return true;
+  });
+  Start();
+  const Wire::Message answer = Call(Request(Chat()));
+  EXPECT_EQ(answer.status, 429);
+  EXPECT_EQ(answer.Header("retry-after"), "7");
+  EXPECT_THAT(answer.body, HasSubstr("slow down"));
+  const std::vector<Entry> entries = services_.WaitEntries(1);
+  ASSERT_THAT(entries, SizeIs(1));
+  EXPECT_EQ(entries[0].kind(), ledger::v1::ENTRY_KIND_VOID);
+  EXPECT_TRUE(services_.WaitAcknowledged(1));
+  EXPECT_EQ(services_.held(), 0);
+  EXPECT_EQ(services_.spent(), 0);
+}
+
+TEST_F(AppTest, RefusedProviderCredentialIsNotTheCallersFault) {
+  provider_.SetScript([](const Wire::Message&, Wire& wire) {
+    wire.Send(HttpAnswer(401, R"({"error":{"message":"Incorrect API key: sk-prov-123"}})"));
+    return true;
+  });
+  Start();
+  const Wire::Message answer = Call(Request(Chat()));
+  EXPECT_EQ(answer.status, 502);
+  EXPECT_THAT(answer.body, Not(HasSubstr("sk-prov")));
+  EXPECT_EQ(services_.WaitEntries(1)[0].kind(), ledger::v1::ENTRY_KIND_VOID);
+}
+
+TEST_F(AppTest, RedirectIsNotFollowed) {
+  provider_.SetScript([](const Wire::Message&, Wire& wire) {
+    wire.Send("HTTP/1.1 302 Found\r\nlocation: http://169.254.169.254/\r\ncontent-length: 0\r\n\r\n");
+    return true;
+  });
+  Start();
+  EXPECT_EQ(Call(Request(Chat())).status, 502);
+  EXPECT_THAT(provider_.requests(), SizeIs(1));
+}
+
+TEST_F(AppTest, UnreachableProviderIsVoid) {
+  {
+    TestProvider gone([](const Wire::Message&, Wire&) { return false; });
+    services_.policy.mutable_providers(0)->set_base_url(absl::StrCat("http://127.0.0.1:", gone.port()));
+  }
+  Start();
+  EXPECT_EQ(Call(Request(Chat())).status, 502);
+  const std::vector<Entry> entries = services_.WaitEntries(1);
+  ASSERT_THAT(entries, SizeIs(1));
+  EXPECT_EQ(entries[0].kind(), ledger::v1::ENTRY_KIND_VOID);
+  EXPECT_TRUE(services_.WaitAcknowledged(1));
+  EXPECT_EQ(services_.held(), 0);
+}
+
+TEST_F(AppTest, PrivateAddressNeedsPermission) {
+  services_.policy.mutable_providers(0)->set_allow_private(false);
+  Start();
+  const Wire::Message answer = Call(Request(Chat()));
+  EXPECT_EQ(answer.status, 502);
+  EXPECT_THAT(answer.body, HasSubstr("private"));
+  EXPECT_EQ(provider_.connections(), 0);
+}
+
+TEST_F(AppTest, ExhaustedBudgetIsAnswered402AndNothingIsSent) {
+  Start();
+  services_.SetBudget(10);
+  const Wire::Message answer = Call(Request(Chat(R"(,"stream":true)")));
+  EXPECT_EQ(answer.status, 402);
+  EXPECT_EQ(answer.Header("content-type"), "application/json");
+  EXPECT_EQ(answer.Header("x-should-retry"), "false");
+  EXPECT_EQ(answer.Header("x-tollhouse-denied-by"), "acme/payments#month");
+  EXPECT_THAT(answer.body, HasSubstr("insufficient_quota"));
+  EXPECT_THAT(provider_.requests(), SizeIs(0));
+}
+
+TEST_F(AppTest, RateLimitIsAnswered429WithRetryAfter) {
+  Start();
+  enforcer::v1::Refused refused;
+  refused.set_reason(enforcer::v1::REASON_REQUEST_RATE);
+  refused.set_retry_after_ms(1500);
+  enforcer::v1::Violation* violation = refused.add_violations();
+  violation->set_reason(enforcer::v1::REASON_REQUEST_RATE);
+  violation->set_budget("acme");
+  violation->set_limit(60);
+  services_.RefuseNext(refused);
+  const Wire::Message answer = Call(Request(Chat()));
+  EXPECT_EQ(answer.status, 429);
+  EXPECT_EQ(answer.Header("retry-after"), "2");
+  EXPECT_EQ(answer.Header("x-should-retry"), "true");
+}
+
+TEST_F(AppTest, SilentEnforcerIs503AndItsLateHoldIsGivenBack) {
+  config_.reserve_timeout = absl::Milliseconds(200);
+  config_.hold_wait = absl::ZeroDuration();
+  Start();
+  services_.MuteEnforcer(true);
+  EXPECT_EQ(Call(Request(Chat())).status, 503);
+  EXPECT_THAT(provider_.requests(), SizeIs(0));
+  services_.MuteEnforcer(false);
+  services_.BreakSessions();  // what was not answered is asked again
+  const std::vector<Entry> entries = services_.WaitEntries(1);
+  ASSERT_THAT(entries, SizeIs(1));
+  EXPECT_EQ(entries[0].kind(), ledger::v1::ENTRY_KIND_VOID);
+  EXPECT_TRUE(services_.WaitAcknowledged(1));
+  EXPECT_EQ(services_.held(), 0);
+}
+
+TEST_F(AppTest, KeysAreCheckedCachedAndRevokedAtOnce) {
+  Start();
+  EXPECT_EQ(Call(Request(Chat())).status, 200);
+  EXPECT_EQ(Call(Request(Chat())).status, 200);
+  EXPECT_EQ(services_.lookups(), 1);
+  services_.RevokeKey(key_);
+  const Wire::Message revoked = Call(Request(Chat()));
+  EXPECT_EQ(revoked.status, 401);
+  EXPECT_THAT(revoked.body, HasSubstr("invalid_request_error"));
+
+  const int before = services_.lookups();
+  key_ = "sk-toll-" + std::string(24, 'a') + "-" + std::string(52, 'b');
+  EXPECT_EQ(Call(Request(Chat())).status, 401);  // its checksum is wrong
+  EXPECT_EQ(services_.lookups(), before);
+  key_ = "not-a-key";
+  EXPECT_EQ(Call(Request(Chat())).status, 401);
+  key_ = services_.AddKey();
+  key_.back() = key_.back() == 'a' ? 'b' : 'a';
+  EXPECT_EQ(Call(Request(Chat())).status, 401);
+}
+
+TEST_F(AppTest, ExpiredKeyIsRefused) {
+  key_ = services_.AddKey([](vault::v1::KeyRecord* key) { key->mutable_expires_at()->set_seconds(1); });
+  Start();
+  EXPECT_EQ(Call(Request(Chat())).status, 401);
+}
+
+TEST_F(AppTest, AllowListsOfAKeyAreKept) {
+  key_ = services_.AddKey([](vault::v1::KeyRecord* key) { key->add_models("claude-*"); });
+  Start();
+  EXPECT_EQ(Call(Request(Chat())).status, 403);
+  key_ = services_.AddKey([](vault::v1::KeyRecord* key) { key->add_providers("anthropic"); });
+  EXPECT_EQ(Call(Request(Chat())).status, 403);
+  key_ = services_.AddKey([](vault::v1::KeyRecord* key) { key->add_models("gpt-*"); });
+  EXPECT_EQ(Call(Request(Chat())).status, 200);
+}
+
+TEST_F(AppTest, OutputLimitIsNamedOrSplicedIn) {
+  Start();
+  services_.SetAccount([](ledger::v1::ResolveAccountResponse* account) {
+    account->mutable_chain(1)->mutable_limits()->set_max_output_tokens(50);
+  });
+  const Wire::Message refused = Call(Request(Chat()));
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_THAT(refused.body, HasSubstr("50"));
+  EXPECT_THAT(refused.body, HasSubstr("acme/payments"));
+  EXPECT_EQ(Call(Request(R"({"model":"gpt-4o-mini","messages":[]})")).status, 200);
+  EXPECT_THAT(provider_.requests().at(0).body, HasSubstr("\"max_completion_tokens\":50"));
+}
+
+TEST_F(AppTest, CostLimitPerRequestIsNamed) {
+  Start();
+  services_.SetAccount([](ledger::v1::ResolveAccountResponse* account) {
+    account->mutable_chain(0)->mutable_limits()->set_max_request_cost_nanousd(1000);
+  });
+  const Wire::Message refused = Call(Request(Chat()));
+  EXPECT_EQ(refused.status, 403);
+  EXPECT_THAT(refused.body, HasSubstr("0.000001"));
+}
+
+TEST_F(AppTest, PinnedTagsWin) {
+  Start();
+  services_.SetAccount([](ledger::v1::ResolveAccountResponse* account) {
+    (*account->mutable_chain(0)->mutable_tags())["env"] = "org";
+    (*account->mutable_chain(2)->mutable_tags())["env"] = "key";
+  });
+  Call(Request(Chat(R"(,"metadata":{"env":"body","ticket":"PAY-1"})"), "/v1/chat/completions",
+               "x-tollhouse-tags: env=header, ticket = PAY-2\r\nX-Claude-Code-Session-Id: s1\r\n"));
+  const auto reserves = services_.reserves();
+  ASSERT_THAT(reserves, SizeIs(1));
+  EXPECT_EQ(reserves[0].tags().at("env"), "key");
+  EXPECT_EQ(reserves[0].tags().at("ticket"), "PAY-2");
+  EXPECT_EQ(reserves[0].tags().at("session"), "s1");
+  EXPECT_EQ(Call(Request(Chat(), "/v1/chat/completions",
+                         "x-tollhouse-tags: a=" + std::string(600, 'x') + "\r\n"))
+                .status,
+            400);
+}
+
+TEST_F(AppTest, UnknownAndUnpricedModelsAndPaths) {
+  Start();
+  EXPECT_EQ(Call(Request(R"({"model":"no-such","messages":[]})")).status, 404);
+  EXPECT_EQ(Call(Request(R"({"model":"openai/unpriced-1","max_tokens":1,"messages":[]})")).status, 403);
+  EXPECT_EQ(Call(Request("{}", "/v1/nothing")).status, 404);
+  EXPECT_EQ(Call("GET /v1/chat/completions HTTP/1.1\r\nHost: e\r\n\r\n").status, 405);
+  EXPECT_EQ(Call(Request("not json")).status, 400);
+  EXPECT_EQ(Call(Request("")).status, 400);
+  EXPECT_THAT(provider_.requests(), SizeIs(0));
+}
+
+TEST_F(AppTest, AnthropicMessagesWithTheirOwnErrors) {
+  provider_.SetScript([](const Wire::Message&, Wire& wire) {
+    wire.Send(HttpAnswer(
+        200,
+        R"({"id":"m1","type":"message","role":"assistant","model":"claude-sonnet-4-5","content":[],)"
+        R"("stop_reason":"end_turn","usage":{"input_tokens":10,"output_tokens":5}})"));
+    return true;
+  });
+  Start();
+  const std::string body =
+      R"({"model":"claude-sonnet-4-5","max_tokens":50,"metadata":{"user_id":"u","team":"x"},"messages":[]})";
+  const Wire::Message answer =
+      Call(Request(body, "/v1/messages?beta=true",
+                   "anthropic-version: 2023-06-01\r\nanthropic-beta: a-1,b-2\r\n"));
+  EXPECT_EQ(answer.status, 200);
+  EXPECT_EQ(answer.Header("x-tollhouse-cost-nanousd"), std::to_string(10 * 3000 + 5 * 15000));
+  const Wire::Message sent = provider_.requests().at(0);
+  EXPECT_TRUE(sent.head.starts_with("POST /v1/messages?beta=true HTTP/1.1"));
+  EXPECT_EQ(sent.Header("x-api-key"), "provider-secret-of-anthropic");
+  EXPECT_EQ(sent.Header("anthropic-beta"), "a-1,b-2");
+  EXPECT_EQ(sent.Header("anthropic-version"), "2023-06-01");
+  EXPECT_THAT(sent.body, Not(HasSubstr("team")));
+  EXPECT_EQ(services_.reserves().at(0).tags().at("team"), "x");
+
+  services_.SetBudget(1);
+  const Wire::Message refused =
+      Call(Request(body, "/v1/messages", "anthropic-version: 2023-06-01\r\n"));
+  EXPECT_EQ(refused.status, 402);
+  EXPECT_THAT(refused.body, HasSubstr("billing_error"));
+}
+
+TEST_F(AppTest, CountTokensIsFree) {
+  provider_.SetScript([](const Wire::Message&, Wire& wire) {
+    wire.Send(HttpAnswer(200, R"({"input_tokens":12})"));
+    return true;
+  });
+  config_.count_tokens_per_minute = 1;
+  Start();
+  const std::string body = R"({"model":"claude-sonnet-4-5","messages":[]})";
+  const Wire::Message answer = Call(Request(body, "/v1/messages/count_tokens"));
+  EXPECT_EQ(answer.status, 200);
+  EXPECT_EQ(answer.body, R"({"input_tokens":12})");
+  EXPECT_THAT(services_.reserves(), SizeIs(0));
+  int last = 200;
+  for (int i = 0; i < 15 && last == 200; ++i) {
+    last = Call(Request(body, "/v1/messages/count_tokens")).status;
+  }
+  EXPECT_EQ(last, 429);
+}
+
+TEST_F(AppTest, ModelsAreListedInTheCallersShapeAndByWhatTheKeyMayUse) {
+  Start();
+  const auto list = [&](std::string_view headers) {
+    return Call(absl::StrCat("GET /v1/models HTTP/1.1\r\nHost: e\r\nx-api-key: ", key_, "\r\n",
+                             std::string(headers), "\r\n"));
+  };
+  const Wire::Message openai = list("");
+  EXPECT_EQ(openai.status, 200);
+  EXPECT_THAT(openai.body, HasSubstr("gpt-4o-mini"));
+  EXPECT_THAT(openai.body, Not(HasSubstr("claude")));
+  EXPECT_THAT(list("anthropic-version: 2023-06-01\r\n").body, HasSubstr("claude-sonnet-4-5"));
+  key_ = services_.AddKey([](vault::v1::KeyRecord* key) { key->add_models("other"); });
+  EXPECT_THAT(list("").body, Not(HasSubstr("gpt-4o-mini")));
+}
+
+TEST_F(AppTest, LedgerOutageKeepsSettlementsInTheJournalAcrossARestart) {
+  Start();
+  services_.MutePost(true);
+  EXPECT_EQ(Call(Request(Chat())).status, 200);
+  provider_.SetScript([](const Wire::Message&, Wire&) { return false; });
+  EXPECT_EQ(Call(Request(Chat())).status, 502);
+  const std::string edge_id = app_->edge_id();
+  config_.shutdown_time = absl::ZeroDuration();
+  app_.reset();
+  EXPECT_THAT(services_.WaitEntries(0), SizeIs(0));
+  services_.MutePost(false);
+  Start();
+  EXPECT_EQ(app_->edge_id(), edge_id);
+  const std::vector<Entry> entries = services_.WaitEntries(2);
+  ASSERT_THAT(entries, SizeIs(2));
+  EXPECT_EQ(entries[0].kind(), ledger::v1::ENTRY_KIND_SETTLE);
+  EXPECT_EQ(entries[0].cost_nanousd(), kJsonCost);
+  EXPECT_EQ(entries[1].kind(), ledger::v1::ENTRY_KIND_SUSPEND);
+  EXPECT_TRUE(services_.WaitAcknowledged(2));
+}
+
+TEST_F(AppTest, RequestInFlightWhenTheProcessEndsIsSuspendedByTheNextOne) {
+  absl::Notification arrived, over;
+  provider_.SetScript([&](const Wire::Message&, Wire&) {
+    arrived.Notify();
+    over.WaitForNotificationWithTimeout(absl::Seconds(20));
+    return false;
+  });
+  config_.shutdown_time = absl::ZeroDuration();
+  Start();
+  const auto wire = Dial();
+  wire->Send(Request(Chat()));
+  ASSERT_TRUE(arrived.WaitForNotificationWithTimeout(absl::Seconds(10)));
+  app_.reset();
+  over.Notify();
+  Start();
+  const std::vector<Entry> entries = services_.WaitEntries(1);
+  ASSERT_THAT(entries, SizeIs(1));
+  EXPECT_EQ(entries[0].kind(), ledger::v1::ENTRY_KIND_SUSPEND);
+  EXPECT_EQ(entries[0].status(), "unknown");
+}
+
+TEST_F(AppTest, TokenOfAClosedEpochIsDroppedAndTheEdgeReports) {
+  absl::Notification arrived, over;
+  provider_.SetScript([&](const Wire::Message& request, Wire& wire) {
+    if (absl::StrContains(request.body, "slow")) {
+      arrived.Notify();
+      over.WaitForNotificationWithTimeout(absl::Seconds(10));
+    }
+    wire.Send(HttpAnswer(200, kJsonAnswer));
+    return true;
+  });
+  Start();
+  const auto slow = Dial();
+  slow->Send(Request(Chat(R"(,"user":"slow")")));
+  ASSERT_TRUE(arrived.WaitForNotificationWithTimeout(absl::Seconds(10)));
+
+  services_.PublishEpoch(2);  // the enforcer still answers under epoch 1
+  const auto announcements = services_.WaitAnnouncements(1);
+  ASSERT_THAT(announcements, SizeIs(1));
+  EXPECT_EQ(announcements[0].epoch(), 1);
+  ASSERT_THAT(announcements[0].unsettled(), SizeIs(1));
+  EXPECT_EQ(announcements[0].unsettled(0).kind(), ledger::v1::ENTRY_KIND_SUSPEND);
+  EXPECT_EQ(Call(Request(Chat())).status, 503);
+  EXPECT_THAT(provider_.requests(), SizeIs(1));
+
+  services_.SetEpoch(2);
+  EXPECT_EQ(Call(Request(Chat())).status, 200);
+  over.Notify();
+  EXPECT_EQ(slow->Read().status, 200);
+  const std::vector<Entry> entries = services_.WaitEntries(2);
+  ASSERT_THAT(entries, SizeIs(2));
+  EXPECT_EQ(entries[1].epoch(), 1);
+  EXPECT_EQ(entries[1].kind(), ledger::v1::ENTRY_KIND_SETTLE);
+}
+
+TEST_F(AppTest, PendingAnnouncementIsMadeBeforeServing) {
+  services_.SetEpoch(5);
+  services_.SetPendingAnnouncement(4);
+  Start();
+  const auto announcements = services_.WaitAnnouncements(1);
+  ASSERT_GE(announcements.size(), 1u);
+  EXPECT_EQ(announcements[0].epoch(), 4);
+  EXPECT_EQ(announcements[0].edge_id(), app_->edge_id());
+}
+
+TEST_F(AppTest, ConnectionsAreKeptAliveOnBothSides) {
+  config_.threads = 1;
+  Start();
+  const auto wire = Dial();
+  for (int i = 0; i < 5; ++i) {
+    wire->Send(Request(Chat()));
+    ASSERT_EQ(wire->Read().status, 200);
+  }
+  wire->Send(Request(Chat()) + Request(Chat()));  // pipelined
+  EXPECT_EQ(wire->Read().status, 200);
+  EXPECT_EQ(wire->Read().status, 200);
+  EXPECT_EQ(provider_.connections(), 1);
+}
+
+TEST_F(AppTest, PooledConnectionThatTheProviderClosedIsNotUsed) {
+  config_.threads = 1;
+  provider_.SetScript([](const Wire::Message&, Wire& wire) {
+    wire.Send(HttpAnswer(200, kJsonAnswer));  // and closes, without having said so
+    return false;
+  });
+  Start();
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(Call(Request(Chat())).status, 200) << i;
+    services_.WaitEntries(i + 1);
+  }
+}
+
+TEST_F(AppTest, LargeAnswerIsStreamedWithoutCostHeaders) {
+  config_.json_buffer_bytes = 64 << 10;
+  const std::string filler(300 << 10, 'x');
+  const std::string body = absl::StrCat(
+      R"({"model":"gpt-4o-mini","choices":[{"index":0,"message":{"content":")", filler,
+      R"("},"finish_reason":"stop"}],"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15}})");
+  provider_.SetScript([&](const Wire::Message&, Wire& wire) {
+    wire.Send(HttpAnswer(200, body));
+    return true;
+  });
+  Start();
+  const Wire::Message answer = Call(Request(Chat()));
+  EXPECT_EQ(answer.body, body);
+  EXPECT_EQ(answer.Header("x-tollhouse-cost-nanousd"), "");
+  EXPECT_EQ(services_.WaitEntries(1)[0].cost_nanousd(), kJsonCost);
+}
+
+TEST_F(AppTest, HtmlAndCutJsonAnswersAreUnderstoodAsUnknown) {
+  provider_.SetScript([](const Wire::Message&, Wire& wire) {
+    wire.Send(HttpAnswer(200, "<html>busy</html>", "text/html"));
+    return true;
+  });
+  Start();
+  const Wire::Message html = Call(Request(Chat()));
+  EXPECT_EQ(html.status, 200);
+  EXPECT_EQ(html.body, "<html>busy</html>");
+  EXPECT_EQ(services_.WaitEntries(1).back().kind(), ledger::v1::ENTRY_KIND_SUSPEND);
+
+  provider_.SetScript([](const Wire::Message&, Wire& wire) {
+    wire.Send("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{\"usage\":");
+    return false;
+  });
+  EXPECT_EQ(Call(Request(Chat())).status, 502);
+  EXPECT_EQ(services_.WaitEntries(2).back().kind(), ledger::v1::ENTRY_KIND_SUSPEND);
+}
+
+TEST_F(AppTest, SecondEdgeOnTheSameJournalIsRefused) {
+  Start();
+  const auto second = App::Create(config_, services_.channels());
+  EXPECT_EQ(ReasonOf(second.status()), "JOURNAL_LOCKED");
+}
+
+TEST_F(AppTest, StopLetsARunningStreamEnd) {
+  absl::Notification go;
+  provider_.SetScript([&](const Wire::Message& request, Wire& wire) {
+    if (!absl::StrContains(request.body, "stream")) {
+      wire.Send(HttpAnswer(200, kJsonAnswer));
+      return true;
+    }
+    wire.Send(SseHead() + Chunk(Delta("hel")));
+    go.WaitForNotificationWithTimeout(absl::Seconds(10));
+    wire.Send(Chunk(kStop) + Chunk(kUsage) + Chunk(kDone) + Chunk(""));
+    return true;
+  });
+  Start();
+  EXPECT_EQ(app_->NotReady(), "");
+  const auto idle = Dial();
+  idle->Send(Request(Chat()));
+  EXPECT_EQ(idle->Read().status, 200);
+  const auto busy = Dial();
+  busy->Send(Request(Chat(R"(,"stream":true)")));
+  busy->ReadUntil("hel");
+  std::thread stopping([&] { app_->Stop(); });
+  EXPECT_TRUE(idle->WaitClosed());  // draining has begun
+  EXPECT_NE(app_->NotReady(), "");
+  go.Notify();
+  const Wire::Message answer = busy->Read();
+  EXPECT_TRUE(answer.whole);
+  EXPECT_THAT(answer.body, HasSubstr("[DONE]"));
+  stopping.join();
+  EXPECT_THAT(services_.WaitEntries(2), SizeIs(2));
+}
+
+}  // namespace
+}  // namespace tollhouse::edge

@@ -1,0 +1,107 @@
+// Who calls and with what the edge calls: virtual keys, their accounts, providers' credentials.
+// Cached; kept true by the vault's and the ledger's watches.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "libs/base/clock.h"
+#include "libs/crypto/secret_bytes.h"
+#include "services/edge/net.h"
+#include "services/edge/tags.h"
+#include "tollhouse/ledger/v1/ledger.pb.h"
+
+namespace grpc {
+class ChannelInterface;
+}
+
+namespace tollhouse::edge {
+
+// A virtual key and the accounts above it, as of the last change that was pushed.
+struct Principal {
+  struct Mac {
+    std::array<uint8_t, 32> mac;
+    absl::Time expires_at;
+  };
+  struct Limit {  // of the strictest account
+    int64_t value = 0;  // 0: none
+    std::string account_path;
+  };
+
+  std::string key_id;
+  std::vector<int64_t> account_ids;  // org first, key last
+  std::string account_path;          // of the key
+  std::vector<Mac> macs;
+  bool disabled = false;
+  absl::Time expires_at = absl::InfiniteFuture();
+  std::vector<std::string> models;     // allowed, empty: all; a '*' at the end is any ending
+  std::vector<std::string> providers;  // allowed, empty: all
+  Tags pinned_tags;                    // key over user over team over org
+  Limit max_output_tokens;
+  Limit max_request_cost_nanousd;
+  bool require_budget = false;
+  // Of the free token counter: when the next request is due, in monotonic nanoseconds.
+  mutable std::atomic<int64_t> count_tokens_due = 0;
+
+  bool AllowsProvider(std::string_view provider) const;
+  bool AllowsModel(std::string_view model) const;
+};
+
+struct Credential {
+  crypto::SecretBytes secret;  // empty: the provider has none
+};
+
+struct DirectoryOptions {
+  // Cached keys are served at most this long after a watch was cut.
+  absl::Duration max_staleness = absl::Seconds(30);
+  absl::Duration lookup_timeout = absl::Seconds(5);
+  size_t principals_max = 200'000;
+  // Ids that are well-formed but unknown are remembered this long, this many.
+  absl::Duration unknown_ttl = absl::Seconds(10);
+  size_t unknown_max = 10'000;
+};
+
+// Thread-safe.
+class Directory {
+ public:
+  // Epochs that the ledger's watch told of; `snapshot` at each new connection.
+  using OnEpochs = std::function<void(bool snapshot, const std::vector<ledger::v1::Epoch>& epochs)>;
+
+  Directory(std::shared_ptr<grpc::ChannelInterface> vault,
+            std::shared_ptr<grpc::ChannelInterface> ledger, std::string edge_id,
+            const std::vector<std::unique_ptr<IoLoop>>& loops, const DirectoryOptions& options, OnEpochs on_epochs, const Clock* clock);
+  ~Directory();
+
+  void Start();
+  // Idempotent.
+  void Stop();
+  // Both watches have delivered their snapshot; false after `timeout`.
+  bool WaitSynced(absl::Duration timeout);
+  // How long ago the older of the watches was last known to be whole.
+  absl::Duration Staleness() const;
+
+  // The principal of a key text. UNAUTHENTICATED (BAD_KEY, KEY_REVOKED, KEY_EXPIRED);
+  // UNAVAILABLE (KEYS_STALE, VAULT_UNAVAILABLE, LEDGER_UNAVAILABLE). `loop`: the caller's.
+  Task<absl::StatusOr<std::shared_ptr<const Principal>>> Authenticate(IoLoop& loop,
+                                                                      std::string key_text);
+
+  // The credential stored for provider and origin; an empty one if there is none.
+  // FAILED_PRECONDITION (ORIGIN_CHANGED), UNAVAILABLE (VAULT_UNAVAILABLE).
+  Task<absl::StatusOr<std::shared_ptr<const Credential>>> CredentialOf(IoLoop& loop,
+                                                                       std::string provider,
+                                                                       std::string origin);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tollhouse::edge

@@ -1,0 +1,696 @@
+#include "services/edge/edge_testing.h"
+
+#include <arpa/inet.h>
+#include <grpcpp/grpcpp.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+#include <set>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "libs/base/error.h"
+#include "libs/base/strings.h"
+#include "libs/crypto/virtual_key.h"
+#include "libs/rpc/status.h"
+#include "libs/rpc/watch_hub.h"
+#include "tollhouse/enforcer/v1/enforcer.grpc.pb.h"
+#include "tollhouse/ledger/v1/ledger.grpc.pb.h"
+#include "tollhouse/router/v1/router.grpc.pb.h"
+#include "tollhouse/vault/v1/vault.grpc.pb.h"
+
+namespace tollhouse::edge {
+namespace {
+
+constexpr int kTimeoutMs = 10'000;
+constexpr absl::Duration kTimeout = absl::Seconds(10);
+
+}  // namespace
+
+// --- sockets -------------------------------------------------------------------------------------
+
+std::unique_ptr<Wire> Wire::Dial(int port) {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  if (connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
+    close(fd);
+    return nullptr;
+  }
+  const int one = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  return std::make_unique<Wire>(fd);
+}
+
+Wire::~Wire() { Close(); }
+
+void Wire::Close() {
+  if (fd_ >= 0) close(fd_);
+  fd_ = -1;
+}
+
+void Wire::Reset() {
+  const linger hard{1, 0};
+  setsockopt(fd_, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
+  Close();
+}
+
+void Wire::Send(std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    if (n <= 0) return;
+    bytes.remove_prefix(n);
+  }
+}
+
+bool Wire::More() {
+  pollfd waiting{fd_, POLLIN, 0};
+  if (poll(&waiting, 1, kTimeoutMs) <= 0) return false;
+  char bytes[16384];
+  const ssize_t n = recv(fd_, bytes, sizeof bytes, 0);
+  if (n <= 0) return false;
+  buffer_.append(bytes, n);
+  return true;
+}
+
+std::string Wire::Message::Header(std::string_view name) const {
+  for (const absl::string_view line : absl::StrSplit(head, "\r\n")) {
+    const size_t colon = line.find(':');
+    if (colon == absl::string_view::npos) continue;
+    if (absl::EqualsIgnoreCase(line.substr(0, colon), Absl(name))) {
+      return std::string(absl::StripAsciiWhitespace(line.substr(colon + 1)));
+    }
+  }
+  return "";
+}
+
+Wire::Message Wire::Read() {
+  Message message;
+  size_t end;
+  while ((end = buffer_.find("\r\n\r\n")) == std::string::npos) {
+    if (!More()) return message;
+  }
+  message.head = buffer_.substr(0, end);
+  buffer_.erase(0, end + 4);
+  if (message.head.starts_with("HTTP/1.1 ")) {
+    (void)absl::SimpleAtoi(message.head.substr(9, 3), &message.status);
+  }
+  if (message.status == 100) return message;
+  size_t length = 0;
+  if (absl::EqualsIgnoreCase(message.Header("transfer-encoding"), "chunked")) {
+    for (;;) {
+      size_t line;
+      while ((line = buffer_.find("\r\n")) == std::string::npos) {
+        if (!More()) return message;
+      }
+      uint64_t size = 0;
+      if (!absl::SimpleHexAtoi(buffer_.substr(0, line), &size)) return message;
+      while (buffer_.size() < line + 2 + size + 2) {
+        if (!More()) return message;
+      }
+      message.body += buffer_.substr(line + 2, size);
+      buffer_.erase(0, line + 2 + size + 2);
+      if (size == 0) break;
+    }
+  } else if (absl::SimpleAtoi(message.Header("content-length"), &length)) {
+    while (buffer_.size() < length) {
+      if (!More()) return message;
+    }
+    message.body = buffer_.substr(0, length);
+    buffer_.erase(0, length);
+  } else if (message.status != 0) {
+    while (More()) {
+    }
+    message.body = std::exchange(buffer_, {});
+    return message;
+  }
+  message.whole = true;
+  return message;
+}
+
+std::string Wire::ReadUntil(std::string_view text) {
+  while (buffer_.find(text) == std::string::npos) {
+    if (!More()) break;
+  }
+  return buffer_;
+}
+
+bool Wire::WaitClosed() {
+  for (;;) {
+    pollfd waiting{fd_, POLLIN, 0};
+    if (poll(&waiting, 1, kTimeoutMs) <= 0) return false;
+    char bytes[4096];
+    const ssize_t n = recv(fd_, bytes, sizeof bytes, 0);
+    if (n <= 0) return true;
+  }
+}
+
+// --- the provider --------------------------------------------------------------------------------
+
+TestProvider::TestProvider(Script script) : script_(std::move(script)) {
+  listener_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  if (bind(listener_, reinterpret_cast<sockaddr*>(&address), size) != 0 ||
+      listen(listener_, 128) != 0 ||
+      getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size) != 0) {
+    std::abort();
+  }
+  port_ = ntohs(address.sin_port);
+  thread_ = std::thread([this] { Serve(); });
+}
+
+TestProvider::~TestProvider() {
+  stopping_ = true;
+  shutdown(listener_, SHUT_RDWR);
+  thread_.join();
+  close(listener_);
+  std::vector<std::thread> serving;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (Wire* wire : open_) wire->Reset();
+    serving.swap(serving_);
+  }
+  for (std::thread& thread : serving) thread.join();
+}
+
+void TestProvider::SetScript(Script script) {
+  absl::MutexLock lock(&mutex_);
+  script_ = std::move(script);
+}
+
+std::vector<Wire::Message> TestProvider::requests() const {
+  absl::MutexLock lock(&mutex_);
+  return requests_;
+}
+
+void TestProvider::Serve() {
+  for (;;) {
+    const int fd = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
+    if (fd < 0) return;
+    if (stopping_) {
+      close(fd);
+      return;
+    }
+    ++accepted_;
+    absl::MutexLock lock(&mutex_);
+    serving_.emplace_back([this, fd] {
+      Wire wire(fd);
+      {
+        absl::MutexLock open_lock(&mutex_);
+        open_.push_back(&wire);
+      }
+      for (;;) {
+        const Wire::Message request = wire.Read();
+        if (request.head.empty()) break;
+        Script script;
+        {
+          absl::MutexLock script_lock(&mutex_);
+          requests_.push_back(request);
+          script = script_;
+        }
+        if (!script(request, wire)) break;
+      }
+      absl::MutexLock open_lock(&mutex_);
+      open_.erase(std::find(open_.begin(), open_.end(), &wire));
+    });
+  }
+}
+
+std::string HttpAnswer(int status, std::string_view body, std::string_view content_type) {
+  return absl::StrCat("HTTP/1.1 ", status, " X\r\ncontent-type: ", Absl(content_type),
+                      "\r\nx-request-id: req_1\r\ncontent-length: ", body.size(), "\r\n\r\n",
+                      Absl(body));
+}
+
+std::string SseHead() {
+  return "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
+         "transfer-encoding: chunked\r\n\r\n";
+}
+
+std::string Chunk(std::string_view data) {
+  return absl::StrCat(absl::Hex(data.size()), "\r\n", Absl(data), "\r\n");
+}
+
+// --- the services --------------------------------------------------------------------------------
+
+namespace {
+
+using enforcer::v1::Operation;
+using enforcer::v1::OperationResult;
+
+constexpr int64_t kOrg = 1;
+constexpr int64_t kKeyAccount = 3;
+
+}  // namespace
+
+struct FakeServices::Impl {
+  using LedgerHub = rpc::WatchHub<ledger::v1::WatchRequest, ledger::v1::WatchResponse>;
+  using VaultHub = rpc::WatchHub<vault::v1::WatchRequest, vault::v1::WatchResponse>;
+  using RouterHub = rpc::WatchHub<router::v1::WatchRequest, router::v1::WatchResponse>;
+
+  explicit Impl(FakeServices* o)
+      : owner(o),
+        ledger_hub([this] { return LedgerSnapshot(); }),
+        vault_hub([this] { return VaultSnapshot(); }),
+        router_hub([this] {
+          router::v1::WatchResponse response;
+          *response.mutable_policy() = owner->policy;
+          return response;
+        }),
+        enforcer_service(this),
+        ledger_service(this),
+        vault_service(this),
+        router_service(this) {
+    ledger::v1::AccountView* org = account.add_chain();
+    org->set_account_id(kOrg);
+    org->set_kind(common::v1::ACCOUNT_KIND_ORG);
+    org->set_path("acme");
+    ledger::v1::AccountView* team = account.add_chain();
+    team->set_account_id(2);
+    team->set_kind(common::v1::ACCOUNT_KIND_TEAM);
+    team->set_path("acme/payments");
+    ledger::v1::AccountView* key = account.add_chain();
+    key->set_account_id(kKeyAccount);
+    key->set_kind(common::v1::ACCOUNT_KIND_KEY);
+    key->set_path("acme/payments/laptop");
+
+    grpc::ServerBuilder builder;
+    builder.RegisterService(&enforcer_service);
+    builder.RegisterService(&ledger_service);
+    builder.RegisterService(&vault_service);
+    builder.RegisterService(&router_service);
+    server = builder.BuildAndStart();
+    channel = server->InProcessChannel({});
+  }
+
+  ~Impl() {
+    ledger_hub.Shutdown();
+    vault_hub.Shutdown();
+    router_hub.Shutdown();
+    server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
+  }
+
+  ledger::v1::WatchResponse LedgerSnapshot() {
+    absl::MutexLock lock(&mutex);
+    ledger::v1::WatchResponse response;
+    response.set_snapshot(true);
+    ledger::v1::Epoch* newest = response.add_epochs();
+    newest->set_org_id(kOrg);
+    newest->set_epoch(epoch);
+    return response;
+  }
+
+  vault::v1::WatchResponse VaultSnapshot() {
+    vault::v1::WatchResponse response;
+    response.set_snapshot(true);
+    response.mutable_hash_keys()->set_checksum_key("checksum key");
+    response.mutable_hash_keys()->set_secret_key("secret key");
+    return response;
+  }
+
+  OperationResult Apply(const Operation& operation) {
+    absl::MutexLock lock(&mutex);
+    OperationResult result;
+    result.set_sequence(operation.sequence());
+    if (operation.has_reserve()) {
+      const enforcer::v1::Reserve& reserve = operation.reserve();
+      reserves.push_back(reserve);
+      if (!refusals.empty()) {
+        *result.mutable_refused() = refusals.front();
+        refusals.pop_front();
+        return result;
+      }
+      const int64_t amount = reserve.strict_nanousd();
+      if (spent + Held() + amount > budget) {
+        enforcer::v1::Refused* refused = result.mutable_refused();
+        refused->set_reason(enforcer::v1::REASON_BUDGET_EXHAUSTED);
+        enforcer::v1::Violation* violation = refused->add_violations();
+        violation->set_reason(enforcer::v1::REASON_BUDGET_EXHAUSTED);
+        violation->set_budget("acme/payments#month");
+        violation->set_limit_nanousd(budget);
+        violation->set_spent_nanousd(spent);
+        violation->set_needed_nanousd(amount);
+        return result;
+      }
+      holds[reserve.hold_id()] = amount;
+      enforcer::v1::Admitted* admitted = result.mutable_admitted();
+      admitted->set_epoch(epoch);
+      common::v1::HeldBudget* held_budget = admitted->add_budgets();
+      held_budget->set_budget_id(1);
+      held_budget->set_period("2026-11@UTC");
+      held_budget->set_amount_nanousd(amount);
+      admitted->set_tightest_budget("acme/payments#month");
+      admitted->set_tightest_remaining_nanousd(budget - spent - Held());
+      return result;
+    }
+    if (operation.has_settle()) {
+      if (holds.erase(operation.settle().hold_id()) > 0) {
+        spent += operation.settle().actual_nanousd();
+      }
+    } else if (operation.has_void_()) {
+      holds.erase(operation.void_().hold_id());
+    } else if (operation.has_acknowledge()) {
+      acknowledged.insert(operation.acknowledge().hold_id());
+    }
+    result.mutable_done();
+    return result;
+  }
+
+  int64_t Held() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    int64_t sum = 0;
+    for (const auto& [id, amount] : holds) sum += amount;
+    return sum;
+  }
+
+  struct Enforcer final : enforcer::v1::EnforcerService::Service {
+    explicit Enforcer(Impl* i) : impl(i) {}
+    grpc::Status Session(grpc::ServerContext* context,
+                         grpc::ServerReaderWriter<enforcer::v1::SessionResponse,
+                                                  enforcer::v1::SessionRequest>* stream) override {
+      {
+        absl::MutexLock lock(&impl->mutex);
+        impl->sessions.insert(context);
+      }
+      const grpc::Status status = Converse(stream);
+      absl::MutexLock lock(&impl->mutex);
+      impl->sessions.erase(context);
+      return status;
+    }
+    grpc::Status Converse(grpc::ServerReaderWriter<enforcer::v1::SessionResponse,
+                                                   enforcer::v1::SessionRequest>* stream) {
+      enforcer::v1::SessionRequest request;
+      bool first = true;
+      while (stream->Read(&request)) {
+        if (first && request.edge().edge_id().empty()) {
+          return grpc::Status(grpc::StatusCode::UNAUTHENTICATED, "no edge");
+        }
+        first = false;
+        enforcer::v1::SessionResponse response;
+        for (const Operation& operation : request.operations()) {
+          {
+            absl::MutexLock lock(&impl->mutex);
+            if (impl->mute_enforcer) {
+              impl->muted.push_back(operation);
+              continue;
+            }
+          }
+          *response.add_results() = impl->Apply(operation);
+        }
+        if (response.results_size() > 0 && !stream->Write(response)) break;
+      }
+      return grpc::Status::OK;
+    }
+    Impl* const impl;
+  };
+
+  struct Ledger final
+      : ledger::v1::LedgerService::WithCallbackMethod_Watch<ledger::v1::LedgerService::Service> {
+    explicit Ledger(Impl* i) : impl(i) {}
+    grpc::ServerBidiReactor<ledger::v1::WatchRequest, ledger::v1::WatchResponse>* Watch(
+        grpc::CallbackServerContext* context) override {
+      return impl->ledger_hub.Serve(context);
+    }
+    grpc::Status ResolveAccount(grpc::ServerContext*,
+                                const ledger::v1::ResolveAccountRequest* request,
+                                ledger::v1::ResolveAccountResponse* response) override {
+      absl::MutexLock lock(&impl->mutex);
+      if (request->account_id() != kKeyAccount) {
+        return rpc::ToGrpc(MakeError(absl::StatusCode::kNotFound, "ACCOUNT_NOT_FOUND", "none"));
+      }
+      *response = impl->account;
+      return grpc::Status::OK;
+    }
+    grpc::Status Post(
+        grpc::ServerContext*,
+        grpc::ServerReaderWriter<ledger::v1::PostResponse, ledger::v1::PostRequest>* stream)
+        override {
+      ledger::v1::PostRequest request;
+      while (stream->Read(&request)) {
+        ledger::v1::PostResponse response;
+        {
+          absl::MutexLock lock(&impl->mutex);
+          if (impl->mute_post) continue;
+          for (const ledger::v1::Entry& entry : request.entries()) {
+            ledger::v1::PostResult* result = response.add_results();
+            result->set_hold_id(entry.hold_id());
+            result->set_posted_nanousd(entry.cost_nanousd());
+            const bool known = std::any_of(
+                impl->entries.begin(), impl->entries.end(),
+                [&](const ledger::v1::Entry& e) { return e.hold_id() == entry.hold_id(); });
+            if (known) {
+              result->set_outcome(ledger::v1::POST_OUTCOME_DUPLICATE);
+            } else {
+              result->set_outcome(ledger::v1::POST_OUTCOME_POSTED);
+              impl->entries.push_back(entry);
+            }
+          }
+        }
+        if (!stream->Write(response)) break;
+      }
+      return grpc::Status::OK;
+    }
+    grpc::Status AnnounceHolds(grpc::ServerContext*,
+                               const ledger::v1::AnnounceHoldsRequest* request,
+                               ledger::v1::AnnounceHoldsResponse*) override {
+      absl::MutexLock lock(&impl->mutex);
+      impl->announcements.push_back(*request);
+      impl->pending_epoch = 0;
+      return grpc::Status::OK;
+    }
+    grpc::Status ListPendingAnnouncements(
+        grpc::ServerContext*, const ledger::v1::ListPendingAnnouncementsRequest*,
+        ledger::v1::ListPendingAnnouncementsResponse* response) override {
+      absl::MutexLock lock(&impl->mutex);
+      if (impl->pending_epoch > 0) {
+        ledger::v1::Epoch* waiting = response->add_epochs();
+        waiting->set_org_id(kOrg);
+        waiting->set_epoch(impl->pending_epoch);
+      }
+      return grpc::Status::OK;
+    }
+    Impl* const impl;
+  };
+
+  struct Vault final
+      : vault::v1::VaultService::WithCallbackMethod_Watch<vault::v1::VaultService::Service> {
+    explicit Vault(Impl* i) : impl(i) {}
+    grpc::ServerBidiReactor<vault::v1::WatchRequest, vault::v1::WatchResponse>* Watch(
+        grpc::CallbackServerContext* context) override {
+      return impl->vault_hub.Serve(context);
+    }
+    grpc::Status LookupKeys(grpc::ServerContext*, const vault::v1::LookupKeysRequest* request,
+                            vault::v1::LookupKeysResponse* response) override {
+      absl::MutexLock lock(&impl->mutex);
+      ++impl->lookups;
+      for (const std::string& id : request->key_ids()) {
+        const auto it = impl->keys.find(id);
+        if (it != impl->keys.end()) *response->add_keys() = it->second;
+      }
+      return grpc::Status::OK;
+    }
+    grpc::Status GetCredential(grpc::ServerContext*, const vault::v1::GetCredentialRequest* request,
+                               vault::v1::GetCredentialResponse* response) override {
+      response->set_secret("provider-secret-of-" + request->provider());
+      return grpc::Status::OK;
+    }
+    Impl* const impl;
+  };
+
+  struct Router final
+      : router::v1::RouterService::WithCallbackMethod_Watch<router::v1::RouterService::Service> {
+    explicit Router(Impl* i) : impl(i) {}
+    grpc::ServerBidiReactor<router::v1::WatchRequest, router::v1::WatchResponse>* Watch(
+        grpc::CallbackServerContext* context) override {
+      return impl->router_hub.Serve(context);
+    }
+    Impl* const impl;
+  };
+
+  FakeServices* const owner;
+  absl::Mutex mutex;
+  int64_t budget ABSL_GUARDED_BY(mutex) = int64_t{1'000'000'000'000};
+  int64_t spent ABSL_GUARDED_BY(mutex) = 0;
+  int64_t epoch ABSL_GUARDED_BY(mutex) = 1;
+  int64_t pending_epoch ABSL_GUARDED_BY(mutex) = 0;
+  bool mute_enforcer ABSL_GUARDED_BY(mutex) = false;
+  bool mute_post ABSL_GUARDED_BY(mutex) = false;
+  int lookups ABSL_GUARDED_BY(mutex) = 0;
+  std::map<std::string, int64_t> holds ABSL_GUARDED_BY(mutex);
+  std::set<std::string> acknowledged ABSL_GUARDED_BY(mutex);
+  std::vector<Operation> muted ABSL_GUARDED_BY(mutex);
+  std::set<grpc::ServerContext*> sessions ABSL_GUARDED_BY(mutex);
+  std::deque<enforcer::v1::Refused> refusals ABSL_GUARDED_BY(mutex);
+  std::vector<enforcer::v1::Reserve> reserves ABSL_GUARDED_BY(mutex);
+  std::vector<ledger::v1::Entry> entries ABSL_GUARDED_BY(mutex);
+  std::vector<ledger::v1::AnnounceHoldsRequest> announcements ABSL_GUARDED_BY(mutex);
+  std::map<std::string, vault::v1::KeyRecord> keys ABSL_GUARDED_BY(mutex);
+  ledger::v1::ResolveAccountResponse account ABSL_GUARDED_BY(mutex);
+
+  LedgerHub ledger_hub;
+  VaultHub vault_hub;
+  RouterHub router_hub;
+  Enforcer enforcer_service;
+  Ledger ledger_service;
+  Vault vault_service;
+  Router router_service;
+  std::unique_ptr<grpc::Server> server;
+  std::shared_ptr<grpc::Channel> channel;
+};
+
+FakeServices::FakeServices() : impl_(std::make_unique<Impl>(this)) {}
+FakeServices::~FakeServices() = default;
+
+Channels FakeServices::channels() {
+  return {impl_->channel, impl_->channel, impl_->channel, impl_->channel};
+}
+
+void FakeServices::SetBudget(int64_t nanousd) {
+  absl::MutexLock lock(&impl_->mutex);
+  impl_->budget = nanousd;
+}
+
+int64_t FakeServices::spent() const {
+  absl::MutexLock lock(&impl_->mutex);
+  return impl_->spent;
+}
+
+int64_t FakeServices::held() const {
+  absl::MutexLock lock(&impl_->mutex);
+  return impl_->Held();
+}
+
+void FakeServices::SetEpoch(int64_t epoch) {
+  absl::MutexLock lock(&impl_->mutex);
+  impl_->epoch = epoch;
+}
+
+void FakeServices::RefuseNext(enforcer::v1::Refused refused) {
+  absl::MutexLock lock(&impl_->mutex);
+  impl_->refusals.push_back(std::move(refused));
+}
+
+void FakeServices::MuteEnforcer(bool mute) {
+  absl::MutexLock lock(&impl_->mutex);
+  impl_->mute_enforcer = mute;
+}
+
+void FakeServices::BreakSessions() {
+  absl::MutexLock lock(&impl_->mutex);
+  for (grpc::ServerContext* session : impl_->sessions) session->TryCancel();
+}
+
+void FakeServices::MutePost(bool mute) {
+  absl::MutexLock lock(&impl_->mutex);
+  impl_->mute_post = mute;
+}
+
+std::vector<enforcer::v1::Reserve> FakeServices::reserves() const {
+  absl::MutexLock lock(&impl_->mutex);
+  return impl_->reserves;
+}
+
+std::vector<ledger::v1::Entry> FakeServices::WaitEntries(size_t count) {
+  absl::MutexLock lock(&impl_->mutex);
+  const auto there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(impl_->mutex) {
+    return impl_->entries.size() >= count;
+  };
+  impl_->mutex.AwaitWithTimeout(absl::Condition(&there), kTimeout);
+  return impl_->entries;
+}
+
+std::vector<ledger::v1::AnnounceHoldsRequest> FakeServices::WaitAnnouncements(size_t count) {
+  absl::MutexLock lock(&impl_->mutex);
+  const auto there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(impl_->mutex) {
+    return impl_->announcements.size() >= count;
+  };
+  impl_->mutex.AwaitWithTimeout(absl::Condition(&there), kTimeout);
+  return impl_->announcements;
+}
+
+void FakeServices::WaitReserves(size_t count) {
+  absl::MutexLock lock(&impl_->mutex);
+  const auto there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(impl_->mutex) {
+    return impl_->reserves.size() + impl_->muted.size() >= count;
+  };
+  impl_->mutex.AwaitWithTimeout(absl::Condition(&there), kTimeout);
+}
+
+bool FakeServices::WaitAcknowledged(size_t count) {
+  absl::MutexLock lock(&impl_->mutex);
+  const auto there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(impl_->mutex) {
+    return impl_->acknowledged.size() >= count;
+  };
+  impl_->mutex.AwaitWithTimeout(absl::Condition(&there), kTimeout);
+  return impl_->acknowledged.size() == count;
+}
+
+void FakeServices::PublishEpoch(int64_t epoch) {
+  ledger::v1::WatchResponse change;
+  ledger::v1::Epoch* newest = change.add_epochs();
+  newest->set_org_id(kOrg);
+  newest->set_epoch(epoch);
+  const int64_t version = impl_->ledger_hub.Publish(std::move(change));
+  impl_->ledger_hub.WaitAcknowledged(version, kTimeout);
+}
+
+void FakeServices::SetPendingAnnouncement(int64_t epoch) {
+  absl::MutexLock lock(&impl_->mutex);
+  impl_->pending_epoch = epoch;
+}
+
+std::string FakeServices::AddKey(const std::function<void(vault::v1::KeyRecord*)>& edit) {
+  crypto::NewVirtualKey made = crypto::MakeVirtualKey("checksum key");
+  const auto parts = crypto::ParseVirtualKey(made.text.view());
+  vault::v1::KeyRecord record;
+  record.set_key_id(made.id);
+  record.set_account_id(kKeyAccount);
+  record.add_macs()->set_mac(
+      std::string(crypto::AsBytes(crypto::MacOfSecret("secret key", parts->secret))));
+  edit(&record);
+  absl::MutexLock lock(&impl_->mutex);
+  impl_->keys[made.id] = record;
+  return std::string(made.text.view());
+}
+
+void FakeServices::RevokeKey(const std::string& key_text) {
+  const std::string id(crypto::ParseVirtualKey(key_text)->id);
+  {
+    absl::MutexLock lock(&impl_->mutex);
+    impl_->keys[id].set_disabled(true);
+  }
+  vault::v1::WatchResponse change;
+  change.add_changed_key_ids(id);
+  const int64_t version = impl_->vault_hub.Publish(std::move(change));
+  impl_->vault_hub.WaitAcknowledged(version, kTimeout);
+}
+
+void FakeServices::SetAccount(
+    const std::function<void(ledger::v1::ResolveAccountResponse*)>& edit) {
+  {
+    absl::MutexLock lock(&impl_->mutex);
+    edit(&impl_->account);
+  }
+  ledger::v1::WatchResponse change;
+  change.add_changed_account_ids(kOrg);
+  const int64_t version = impl_->ledger_hub.Publish(std::move(change));
+  impl_->ledger_hub.WaitAcknowledged(version, kTimeout);
+}
+
+int FakeServices::lookups() const {
+  absl::MutexLock lock(&impl_->mutex);
+  return impl_->lookups;
+}
+
+}  // namespace tollhouse::edge

@@ -1,0 +1,975 @@
+#include "services/edge/gateway.h"
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "libs/base/error.h"
+#include "libs/base/money.h"
+#include "libs/base/strings.h"
+#include "libs/base/uuid.h"
+#include "libs/crypto/digest.h"
+#include "libs/crypto/secret_bytes.h"
+#include "libs/obs/log.h"
+#include "libs/policy/base_url.h"
+#include "services/edge/dialect/bound.h"
+#include "services/edge/dialect/endpoint.h"
+#include "services/edge/dialect/models.h"
+#include "services/edge/dialect/refusal.h"
+#include "services/edge/dialect/request.h"
+#include "services/edge/dialect/splice.h"
+#include "services/edge/headers.h"
+#include "services/edge/relay.h"
+
+namespace tollhouse::edge {
+namespace {
+
+using common::v1::Dialect;
+using Kind = Refusal::Kind;
+
+constexpr absl::Duration kRetryAfter = absl::Seconds(2);
+constexpr size_t kRequestIdBytesMax = 128;
+
+struct Target {
+  bool known = false;       // the path
+  bool allowed = false;     // the method on it
+  Endpoint endpoint = Endpoint::kChatCompletions;
+  std::string_view name = "other";  // for metrics and logs: bounded
+};
+
+Target TargetOf(const RequestHead& head) {
+  Target target;
+  const std::string_view path = head.path();
+  const auto match = [&](Endpoint endpoint, std::string_view name, std::string_view method) {
+    target = {true, head.method == method, endpoint, name};
+  };
+  if (path == "/v1/chat/completions") {
+    match(Endpoint::kChatCompletions, "chat_completions", "POST");
+  } else if (path == "/v1/messages") {
+    match(Endpoint::kMessages, "messages", "POST");
+  } else if (path == "/v1/messages/count_tokens") {
+    match(Endpoint::kCountTokens, "count_tokens", "POST");
+  } else if (path == "/v1/models" || path.starts_with("/v1/models/")) {
+    match(Endpoint::kModels, "models", "GET");
+  }
+  return target;
+}
+
+// The caller's label if it is fit to be echoed and stored, else a new one.
+std::string RequestIdOf(const RequestHead& head, absl::Time now) {
+  const std::string_view given = head.headers.Get("x-tollhouse-request-id");
+  if (!given.empty() && given.size() <= kRequestIdBytesMax &&
+      std::all_of(given.begin(), given.end(), [](char c) { return c > 0x20 && c < 0x7f; })) {
+    return std::string(given);
+  }
+  return NewUuid(now).ToString();
+}
+
+Origin OriginOf(const policy::BaseUrl& url, const router::v1::Provider& provider) {
+  Origin origin;
+  origin.tls = url.scheme == "https";
+  origin.host = url.host;
+  if (origin.host.starts_with('[')) origin.host = origin.host.substr(1, origin.host.size() - 2);
+  origin.port = static_cast<uint16_t>(url.port);
+  origin.allow_private = provider.allow_private();
+  origin.ca_file = provider.ca_file();
+  return origin;
+}
+
+Refusal Unavailable(std::string_view message) {
+  Refusal refusal;
+  refusal.kind = Kind::kUnavailable;
+  refusal.message = std::string(message);
+  refusal.retry_after = kRetryAfter;
+  return refusal;
+}
+
+Refusal Make(Kind kind, std::string_view message, std::string_view param = "",
+             std::string_view code = "") {
+  Refusal refusal;
+  refusal.kind = kind;
+  refusal.message = std::string(message);
+  refusal.param = std::string(param);
+  refusal.code = std::string(code);
+  return refusal;
+}
+
+std::string_view ReasonName(enforcer::v1::Reason reason) {
+  switch (reason) {
+    case enforcer::v1::REASON_BUDGET_EXHAUSTED: return "budget_exhausted";
+    case enforcer::v1::REASON_BUDGET_HELD: return "budget_held";
+    case enforcer::v1::REASON_BUDGET_BLOCKED: return "budget_blocked";
+    case enforcer::v1::REASON_REQUEST_RATE: return "requests_per_minute";
+    case enforcer::v1::REASON_TOKEN_RATE: return "tokens_per_minute";
+    case enforcer::v1::REASON_CONCURRENCY: return "concurrency";
+    case enforcer::v1::REASON_NO_BUDGET: return "no_budget";
+    case enforcer::v1::REASON_LEDGER_UNAVAILABLE: return "ledger_unavailable";
+    default: return "refused";
+  }
+}
+
+void SetTime(absl::Time at, google::protobuf::Timestamp* out) {
+  const int64_t seconds = absl::ToUnixSeconds(at);
+  out->set_seconds(seconds);
+  out->set_nanos(
+      static_cast<int32_t>(absl::ToInt64Nanoseconds(at - absl::FromUnixSeconds(seconds))));
+}
+
+}  // namespace
+
+// One request, while it lasts.
+struct Gateway::Call {
+  Call(Exchange& e, Lane& l) : exchange(e), lane(l) {}
+
+  Exchange& exchange;
+  Lane& lane;
+  absl::Time started;
+  int64_t started_nanos = 0;
+  std::string request_id;
+  Dialect dialect = common::v1::DIALECT_OPENAI;
+  Target target;
+
+  std::shared_ptr<const Principal> principal;
+  std::shared_ptr<const policy::Policy> policy;
+  policy::Route route;
+  policy::BaseUrl base_url;
+  std::shared_ptr<const Credential> credential;
+  std::string body;
+  RequestFacts facts;
+  SpliceOptions splice;
+  Tags tags;
+  TokenBound bound;
+  NanoUsd strict;
+  NanoUsd tight;
+  int64_t estimated_tokens = 0;
+
+  // For the log and the metrics.
+  int status = 0;
+  Metrics::Outcome outcome = Metrics::kOk;
+  std::string reason;  // of a refusal
+  std::string end;     // of an attempt
+  std::optional<int64_t> cost_nanos;
+};
+
+Gateway::Malformed Gateway::RenderMalformed(const RequestHead& head, RequestError error) {
+  Refusal refusal;
+  switch (error) {
+    case RequestError::kMalformed:
+      refusal = Make(Kind::kBadRequest, "the request is not valid HTTP/1.1");
+      break;
+    case RequestError::kTimeout:
+      refusal = Make(Kind::kRequestTimeout, "the request did not arrive in time");
+      break;
+    case RequestError::kBodyTooLarge:
+      refusal = Make(Kind::kTooLarge, absl::StrCat("the body exceeds the limit of ",
+                                                   parts_.config->http.body_bytes, " bytes"));
+      break;
+    case RequestError::kUnsupportedExpect:
+      refusal = Make(Kind::kBadRequest, "the only Expect that is understood is 100-continue");
+      break;
+    case RequestError::kHeadersTooLarge:
+      refusal = Make(Kind::kHeadersTooLarge, absl::StrCat("the headers exceed the limit of ",
+                                                          parts_.config->http.header_bytes,
+                                                          " bytes"));
+      break;
+    case RequestError::kUnsupportedEncoding:
+      refusal = Make(Kind::kBadRequest, "the only Transfer-Encoding that is understood is chunked");
+      break;
+    case RequestError::kUnsupportedVersion:
+      refusal = Make(Kind::kBadRequest, "only HTTP/1.0 and HTTP/1.1 are understood");
+      break;
+  }
+  refusal.request_id = RequestIdOf(head, parts_.config->clock->Wall());
+  RenderedAnswer answer = Render(DialectOfHead(head), refusal);
+  answer.headers.emplace_back("x-tollhouse-request-id", refusal.request_id);
+  parts_.metrics->Count("other", Metrics::kRejected);
+  return {answer.status, std::move(answer.headers), std::move(answer.body)};
+}
+
+Task<> Gateway::Handle(Exchange& exchange) {
+  Call call(exchange, *(*parts_.lanes)[exchange.loop_index()]);
+  call.started = parts_.config->clock->Wall();
+  call.started_nanos = exchange.loop().deadlines().NowNanos();
+  call.request_id = RequestIdOf(exchange.head(), call.started);
+  call.dialect = DialectOfHead(exchange.head());
+  call.target = TargetOf(exchange.head());
+  co_await Serve(call);
+  LogCall(call);
+}
+
+void Gateway::LogCall(const Call& call) {
+  const int64_t nanos = call.exchange.loop().deadlines().NowNanos() - call.started_nanos;
+  parts_.metrics->request_seconds.Observe(static_cast<double>(nanos) / 1e9);
+  parts_.metrics->Count(call.target.name, call.outcome);
+  if (call.exchange.caller_gone()) parts_.metrics->callers_gone.Increment();
+  obs::Info("request",
+            {{"request_id", call.request_id},
+             {"endpoint", call.target.name},
+             {"account", call.principal == nullptr ? "" : call.principal->account_path},
+             {"provider", call.route.provider == nullptr ? "" : call.route.provider->name()},
+             {"model", call.route.provider == nullptr ? "" : call.route.catalog_model},
+             {"status", call.status},
+             {"reason", call.reason},
+             {"end", call.end},
+             {"stream", call.facts.stream},
+             {"hold_nanousd", call.strict.nanos()},
+             {"cost_nanousd", call.cost_nanos.value_or(0)},
+             {"caller_gone", call.exchange.caller_gone()},
+             {"duration_us", nanos / 1000}});
+}
+
+Task<> Gateway::Refuse(Call& call, Refusal refusal, Metrics::Outcome outcome) {
+  refusal.request_id = call.request_id;
+  refusal.budget_status = parts_.config->budget_status;
+  RenderedAnswer answer = Render(call.dialect, refusal);
+  answer.headers.emplace_back("x-tollhouse-request-id", call.request_id);
+  call.status = answer.status;
+  call.outcome = outcome;
+  if (call.reason.empty()) call.reason = refusal.code;
+  co_await call.exchange.Answer(answer.status, answer.headers, answer.body);
+}
+
+Task<> Gateway::RefuseStatus(Call& call, const absl::Status& status) {
+  call.reason = ReasonOf(status);
+  switch (status.code()) {
+    case absl::StatusCode::kUnauthenticated:
+      co_await Refuse(call, Make(Kind::kUnauthenticated, Std(status.message())),
+                      Metrics::kRejected);
+      co_return;
+    case absl::StatusCode::kNotFound: {
+      Refusal refusal = Make(Kind::kModelNotFound, Std(status.message()), "model");
+      co_await Refuse(call, std::move(refusal), Metrics::kRejected);
+      co_return;
+    }
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kResourceExhausted:
+    case absl::StatusCode::kOutOfRange:
+      co_await Refuse(call, RefusalOf(status), Metrics::kRejected);
+      co_return;
+    default:
+      co_await Refuse(call, Unavailable(Std(status.message())), Metrics::kUnavailable);
+      co_return;
+  }
+}
+
+Task<> Gateway::Serve(Call& call) {
+  if (!call.target.known) {
+    co_await Refuse(call, Make(Kind::kNotFound, "there is nothing at this path"),
+                    Metrics::kRejected);
+    co_return;
+  }
+  if (!call.target.allowed) {
+    co_await Refuse(call, Make(Kind::kMethodNotAllowed, "this path takes another method"),
+                    Metrics::kRejected);
+    co_return;
+  }
+  auto principal = co_await parts_.directory->Authenticate(
+      call.exchange.loop(), std::string(KeyOf(call.exchange.head())));
+  if (!principal.ok()) {
+    co_await RefuseStatus(call, principal.status());
+    co_return;
+  }
+  call.principal = *std::move(principal);
+  call.policy = parts_.policies->Current();
+  if (call.policy == nullptr) {
+    co_await Refuse(call, Unavailable("no policy has arrived yet"), Metrics::kUnavailable);
+    co_return;
+  }
+  if (call.target.endpoint == Endpoint::kModels) {
+    co_await ServeModels(call);
+    co_return;
+  }
+  if (!co_await call.exchange.ReadBody(&call.body, kJsonPadding)) {
+    call.reason = "BODY_INCOMPLETE";
+    call.outcome = Metrics::kRejected;
+    co_return;
+  }
+  if (!co_await Prepare(call)) co_return;
+  if (IsFree(call.target.endpoint)) {
+    co_await ServeFree(call);
+  } else {
+    co_await ServeMetered(call);
+  }
+}
+
+Task<> Gateway::ServeModels(Call& call) {
+  std::vector<ModelEntry> models;
+  for (const policy::ListedModel& model : call.policy->Models(call.dialect, call.started)) {
+    if (!call.principal->AllowsProvider(model.provider->name()) ||
+        !call.principal->AllowsModel(model.name)) {
+      continue;
+    }
+    ModelEntry& entry = models.emplace_back();
+    entry.id = model.name;
+    entry.owned_by = model.provider->name();
+    entry.created = model.price != nullptr && model.price->has_effective_from()
+                        ? absl::FromUnixSeconds(model.price->effective_from().seconds())
+                        : absl::UnixEpoch();
+  }
+  const std::string_view path = call.exchange.head().path();
+  std::string body;
+  if (path == "/v1/models") {
+    body = RenderModels(call.dialect, models);
+  } else {
+    const std::string_view id = path.substr(std::strlen("/v1/models/"));
+    const auto it =
+        std::find_if(models.begin(), models.end(), [&](const ModelEntry& m) { return m.id == id; });
+    if (it == models.end()) {
+      co_await Refuse(call, Make(Kind::kModelNotFound, "there is no such model", "model"),
+                      Metrics::kRejected);
+      co_return;
+    }
+    body = RenderModel(call.dialect, *it);
+  }
+  call.status = 200;
+  const HeaderList headers{{"content-type", "application/json"},
+                           {"x-tollhouse-request-id", call.request_id}};
+  co_await call.exchange.Answer(200, headers, body);
+}
+
+// Everything that can be refused without asking anybody.
+Task<bool> Gateway::Prepare(Call& call) {
+  const RequestHead& head = call.exchange.head();
+  auto facts = ScanRequest(call.target.endpoint, call.body, parts_.config->scan,
+                           call.body.capacity());
+  if (!facts.ok()) {
+    co_await RefuseStatus(call, facts.status());
+    co_return false;
+  }
+  call.facts = *std::move(facts);
+
+  auto route = call.policy->Resolve(call.facts.model, call.dialect, call.started);
+  if (!route.ok()) {
+    co_await RefuseStatus(call, route.status());
+    co_return false;
+  }
+  call.route = *std::move(route);
+  const Principal& principal = *call.principal;
+  if (!principal.AllowsProvider(call.route.provider->name())) {
+    call.reason = "PROVIDER_NOT_ALLOWED";
+    co_await Refuse(call,
+                    Make(Kind::kForbidden,
+                         absl::StrCat("this key may not use provider ", call.route.provider->name()),
+                         "model", "provider_not_allowed"),
+                    Metrics::kRejected);
+    co_return false;
+  }
+  if (!principal.AllowsModel(call.route.catalog_model) &&
+      !principal.AllowsModel(call.route.upstream_model) &&
+      !principal.AllowsModel(call.facts.model)) {
+    call.reason = "MODEL_NOT_ALLOWED";
+    co_await Refuse(
+        call,
+        Make(Kind::kForbidden, absl::StrCat("this key may not use model ", call.facts.model), "model",
+             "model_not_allowed"),
+        Metrics::kRejected);
+    co_return false;
+  }
+
+  Tags header_tags;
+  absl::Status tagged;
+  if (const auto text = head.headers.Find("x-tollhouse-tags")) {
+    tagged = ParseTagHeader(*text, &header_tags);
+  }
+  if (tagged.ok()) {
+    tagged = MergeTags({&principal.pinned_tags, &header_tags,
+                        head.headers.Get("x-claude-code-session-id"), &call.facts.metadata},
+                       parts_.config->tags, &call.tags);
+  }
+  if (!tagged.ok()) {
+    co_await RefuseStatus(call, tagged);
+    co_return false;
+  }
+
+  auto base_url = policy::ParseBaseUrl(call.route.provider->base_url());
+  if (!base_url.ok()) {
+    co_await Refuse(call, Unavailable("the provider's base URL is not valid"),
+                    Metrics::kUnavailable);
+    co_return false;
+  }
+  call.base_url = *std::move(base_url);
+  auto credential = co_await parts_.directory->CredentialOf(
+      call.exchange.loop(), call.route.provider->name(), call.base_url.Origin());
+  if (!credential.ok() || ((*credential)->secret.empty() && !call.route.provider->allow_private())) {
+    call.reason = credential.ok() ? "NO_CREDENTIAL" : ReasonOf(credential.status());
+    co_await Refuse(call,
+                    Unavailable(credential.ok()
+                                    ? absl::StrCat("provider ", call.route.provider->name(),
+                                                   " has no credential")
+                                    : std::string(credential.status().message())),
+                    Metrics::kUnavailable);
+    co_return false;
+  }
+  call.credential = *std::move(credential);
+
+  call.splice.upstream_model = call.route.upstream_model;
+  call.splice.strip_metadata = call.dialect == common::v1::DIALECT_ANTHROPIC;
+  co_return true;
+}
+
+// The most that the request can cost.
+Task<bool> Gateway::Bound(Call& call) {
+  const router::v1::Provider& provider = *call.route.provider;
+  if (call.route.price == nullptr) {
+    call.reason = "MODEL_UNPRICED";
+    co_await Refuse(call,
+                    Make(Kind::kForbidden,
+                         absl::StrCat("model ", call.route.catalog_model,
+                                      " has no price, so it cannot be charged to a budget; an "
+                                      "operator sets one with: tollctl price set"),
+                         "model", "model_unpriced"),
+                    Metrics::kRejected);
+    co_return false;
+  }
+  call.splice.inject_include_usage = call.target.endpoint == Endpoint::kChatCompletions &&
+                                     call.facts.stream && !call.facts.include_usage &&
+                                     !provider.quirks().no_include_usage();
+
+  const Principal::Limit& output_limit = call.principal->max_output_tokens;
+  if (output_limit.value > 0) {
+    if (call.facts.max_output_tokens.value_or(0) > output_limit.value) {
+      call.reason = "MAX_OUTPUT_TOKENS";
+      co_await Refuse(
+          call,
+          Make(Kind::kBadRequest,
+               absl::StrCat(*call.facts.max_output_tokens,
+                            " output tokens are more than the limit of ", output_limit.value,
+                            " that ", output_limit.account_path, " has per request"),
+               call.facts.max_tokens_value.present() ? "max_tokens" : "max_completion_tokens",
+               "max_output_tokens_exceeded"),
+          Metrics::kRejected);
+      co_return false;
+    }
+    if (!call.facts.max_output_tokens) {
+      const int64_t of_model = call.route.price->max_output_tokens();
+      const int64_t maximum =
+          of_model > 0 ? std::min(of_model, output_limit.value) : output_limit.value;
+      call.splice.max_output_tokens = maximum;
+      if (policy::CatalogOf(provider) != "openai") call.splice.max_output_field = "max_tokens";
+      call.facts.max_output_tokens = maximum;
+    }
+  }
+
+  const ModelLimits limits{call.route.upstream_model, call.route.price->max_input_tokens(),
+                           call.route.price->max_output_tokens()};
+  auto bound = BoundTokens(call.facts, limits, parts_.config->allow_unbounded_features);
+  if (!bound.ok()) {
+    co_await RefuseStatus(call, bound.status());
+    co_return false;
+  }
+  call.bound = *std::move(bound);
+  const TokenBound tight = TightTokens(call.facts, limits);
+  call.estimated_tokens = tight.input_tokens + tight.output_tokens;
+  const auto strict_cost = call.policy->BoundOf(call.route, call.bound);
+  const auto tight_cost = call.policy->BoundOf(call.route, tight);
+  if (!strict_cost.ok() || !tight_cost.ok()) {
+    co_await RefuseStatus(call, strict_cost.ok() ? tight_cost.status() : strict_cost.status());
+    co_return false;
+  }
+  call.strict = *strict_cost;
+  call.tight = std::min(*tight_cost, *strict_cost);
+  if (call.strict > kMaxHold) {
+    call.reason = "HOLD_TOO_LARGE";
+    co_await Refuse(call,
+                    Make(Kind::kBadRequest,
+                         absl::StrCat("the request could cost up to ", FormatUsd(call.strict),
+                                      " USD, more than one request may")),
+                    Metrics::kRejected);
+    co_return false;
+  }
+  const Principal::Limit& cost_limit = call.principal->max_request_cost_nanousd;
+  if (cost_limit.value > 0 && call.strict.nanos() > cost_limit.value) {
+    call.reason = "MAX_REQUEST_COST";
+    co_await Refuse(
+        call,
+        Make(Kind::kForbidden,
+             absl::StrCat("the request could cost up to ", FormatUsd(call.strict),
+                          " USD; the limit of ", cost_limit.account_path, " per request is ",
+                          FormatUsd(NanoUsd(cost_limit.value)),
+                          " USD. A lower maximum of output tokens lowers the bound"),
+             "", "max_request_cost_exceeded"),
+        Metrics::kRejected);
+    co_return false;
+  }
+  co_return true;
+}
+
+Task<std::unique_ptr<UpstreamConnection>> Gateway::Connect(Call& call, const Origin& origin,
+                                                           std::string* error) {
+  auto connection = co_await call.lane.pool->Acquire(origin);
+  if (connection.ok()) co_return *std::move(connection);
+  *error = std::string(connection.status().message());
+  call.reason = ReasonOf(connection.status());
+  co_return nullptr;
+}
+
+// The provider's free token counter: no hold, a limit of its own.
+Task<> Gateway::ServeFree(Call& call) {
+  const Config& config = *parts_.config;
+  if (config.count_tokens_per_minute > 0) {
+    // One step of 60 s / limit per request, up to ten steps ahead (GCRA).
+    const int64_t step = int64_t{60'000'000'000} / config.count_tokens_per_minute;
+    const int64_t now = call.started_nanos;
+    const int64_t due = std::max(call.principal->count_tokens_due.load(), now);
+    if (due - now > 10 * step) {
+      Refusal refusal = Make(Kind::kRequestRate, "the token counter is asked too often");
+      refusal.retry_after = absl::Nanoseconds(due - now - 10 * step);
+      co_await Refuse(call, std::move(refusal), Metrics::kLimit);
+      co_return;
+    }
+    call.principal->count_tokens_due.store(due + step);
+  }
+  const std::string spliced = NeedsSplice(call.facts, call.splice)
+                                  ? SpliceForUpstream(call.facts, call.body, call.splice)
+                                  : std::string();
+  const std::string_view body = spliced.empty() ? std::string_view(call.body) : spliced;
+  const Origin origin = OriginOf(call.base_url, *call.route.provider);
+  const RequestHead& head = call.exchange.head();
+  const std::string path = absl::StrCat(
+      call.base_url.path, Absl(UpstreamPath(call.target.endpoint)), QueryOf(head.target));
+  std::string error;
+  auto connection = co_await Connect(call, origin, &error);
+  if (connection == nullptr) {
+    co_await Refuse(call, Make(Kind::kUpstream, error), Metrics::kProvider);
+    co_return;
+  }
+  std::string upstream_head = RenderUpstreamHead(
+      head, {path, origin.HostHeader(), body.size(), "identity", call.dialect,
+             call.credential->secret.view(), {}});
+  Relay relay(call.exchange, *call.lane.pool,
+              {config.upstream.write_time, config.first_byte_time, config.answer_idle_time,
+               config.drain_time, config.json_buffer_bytes});
+  Relay::Request request{.endpoint = call.target.endpoint, .head = upstream_head, .body = body};
+  request.metered = false;
+  const HeaderList extra{{"x-tollhouse-request-id", call.request_id}};
+  co_await relay.Run(std::move(connection), request, [&](int) { return extra; });
+  crypto::Cleanse(&upstream_head);
+  call.status = relay.status();
+  if (relay.end() == RelayEnd::kRefused) call.outcome = Metrics::kProvider;
+  if (!co_await relay.Finish(extra)) {
+    co_await Refuse(call,
+                    Make(relay.end() == RelayEnd::kTimeout ? Kind::kUpstreamTimeout : Kind::kUpstream,
+                         relay.error().empty() ? "the provider's answer cannot be passed on"
+                                               : relay.error()),
+                    Metrics::kProvider);
+  }
+}
+
+enforcer::v1::Reserve Gateway::MakeReserve(const Call& call, const std::string& hold_id) const {
+  const Config& config = *parts_.config;
+  enforcer::v1::Reserve reserve;
+  reserve.set_hold_id(hold_id);
+  for (const int64_t id : call.principal->account_ids) reserve.add_account_ids(id);
+  for (const auto& [name, value] : call.tags) (*reserve.mutable_tags())[name] = value;
+  reserve.set_provider(call.route.provider->name());
+  reserve.set_model(call.route.catalog_model);
+  reserve.set_strict_nanousd(call.strict.nanos());
+  reserve.set_tight_nanousd(call.tight.nanos());
+  reserve.set_estimated_tokens(call.estimated_tokens);
+  reserve.set_first_attempt(true);
+  reserve.set_wait_ms(absl::ToInt64Milliseconds(config.hold_wait));
+  reserve.set_time_to_live_ms(absl::ToInt64Milliseconds(config.hold_time_to_live));
+  reserve.set_require_budget(call.principal->require_budget);
+  const crypto::Sha256Digest digest = crypto::Sha256(reserve.SerializeAsString());
+  reserve.set_fingerprint(std::string(crypto::AsBytes(digest)));
+  return reserve;
+}
+
+ledger::v1::Entry Gateway::MakeIntent(const Call& call, const std::string& hold_id,
+                                      const enforcer::v1::Admitted& admitted) const {
+  ledger::v1::Entry entry;
+  entry.set_hold_id(hold_id);
+  entry.set_kind(ledger::v1::ENTRY_KIND_SUSPEND);
+  entry.set_request_id(call.request_id);
+  entry.set_attempt(1);
+  for (const int64_t id : call.principal->account_ids) entry.add_account_ids(id);
+  entry.set_account_path(call.principal->account_path);
+  entry.set_epoch(admitted.epoch());
+  entry.set_edge_id(parts_.journal->edge_id());
+  entry.set_boot_id(parts_.boot_id);
+  *entry.mutable_budgets() = admitted.budgets();
+  entry.set_provider(call.route.provider->name());
+  entry.set_model(call.route.catalog_model);
+  entry.set_upstream_model(call.route.upstream_model);
+  entry.set_hold_nanousd(call.strict.nanos());
+  entry.set_price_version(call.policy->price_book_version());
+  for (const auto& [name, value] : call.tags) (*entry.mutable_tags())[name] = value;
+  SetTime(call.started, entry.mutable_started_at());
+  entry.set_endpoint(std::string(call.exchange.head().path()));
+  entry.set_streamed(call.facts.stream);
+  return entry;
+}
+
+void Gateway::SubmitVoid(ledger::v1::Entry intent, std::string_view status) {
+  intent.set_kind(ledger::v1::ENTRY_KIND_VOID);
+  intent.set_status(std::string(status));
+  SetTime(parts_.config->clock->Wall(), intent.mutable_ended_at());
+  parts_.metrics->voided.Increment();
+  parts_.settler->Submit(std::move(intent));
+}
+
+void Gateway::ReturnOrphan(const enforcer::v1::Reserve& asked,
+                           const enforcer::v1::Admitted& admitted) {
+  ledger::v1::Entry entry;
+  entry.set_hold_id(asked.hold_id());
+  *entry.mutable_account_ids() = asked.account_ids();
+  entry.set_epoch(admitted.epoch());
+  entry.set_edge_id(parts_.journal->edge_id());
+  entry.set_boot_id(parts_.boot_id);
+  *entry.mutable_budgets() = admitted.budgets();
+  entry.set_provider(asked.provider());
+  entry.set_model(asked.model());
+  entry.set_hold_nanousd(asked.strict_nanousd());
+  entry.set_attempt(1);
+  SetTime(parts_.config->clock->Wall(), entry.mutable_started_at());
+  SubmitVoid(std::move(entry), "not_sent");
+}
+
+void Gateway::RefreshHolds(Lane& lane) {
+  const int64_t now = lane.loop->deadlines().NowNanos();
+  const int64_t interval = absl::ToInt64Nanoseconds(parts_.config->hold_time_to_live) / 4;
+  for (Lane::ActiveHold& hold : lane.active) {
+    if (hold.refresh_at > now) continue;
+    hold.refresh_at = now + interval;
+    enforcer::v1::Operation operation;
+    auto* refresh = operation.mutable_refresh();
+    refresh->set_hold_id(hold.hold_id);
+    refresh->set_org_id(hold.org_id);
+    refresh->set_epoch(hold.epoch);
+    lane.session->Send(std::move(operation));
+  }
+}
+
+Task<> Gateway::RefuseReserve(Call& call, const enforcer::v1::Refused& refused) {
+  Refusal refusal;
+  Metrics::Outcome outcome = Metrics::kBudget;
+  switch (refused.reason()) {
+    case enforcer::v1::REASON_BUDGET_EXHAUSTED: refusal.kind = Kind::kBudgetExhausted; break;
+    case enforcer::v1::REASON_BUDGET_HELD: refusal.kind = Kind::kBudgetHeld; break;
+    case enforcer::v1::REASON_BUDGET_BLOCKED: refusal.kind = Kind::kBudgetBlocked; break;
+    case enforcer::v1::REASON_REQUEST_RATE: refusal.kind = Kind::kRequestRate; break;
+    case enforcer::v1::REASON_TOKEN_RATE: refusal.kind = Kind::kTokenRate; break;
+    case enforcer::v1::REASON_CONCURRENCY: refusal.kind = Kind::kConcurrency; break;
+    case enforcer::v1::REASON_NO_BUDGET:
+      refusal = Make(Kind::kForbidden,
+                     "the organization requires a budget and none applies to this request; an "
+                     "administrator sets one with: tollctl budget set",
+                     "", "no_budget");
+      break;
+    default:
+      refusal = Unavailable("the budget service cannot decide at the moment");
+      outcome = Metrics::kUnavailable;
+      break;
+  }
+  if (refusal.kind == Kind::kRequestRate || refusal.kind == Kind::kTokenRate ||
+      refusal.kind == Kind::kConcurrency) {
+    outcome = Metrics::kLimit;
+  }
+  call.reason = std::string(ReasonName(refused.reason()));
+  if (refused.retry_after_ms() > 0) {
+    refusal.retry_after = absl::Milliseconds(refused.retry_after_ms());
+  }
+  for (const enforcer::v1::Violation& violation : refused.violations()) {
+    ViolatedLimit& limit = refusal.violations.emplace_back();
+    limit.budget = violation.budget();
+    limit.reason = std::string(ReasonName(violation.reason()));
+    limit.limit_nanousd = violation.limit_nanousd();
+    limit.spent_nanousd = violation.spent_nanousd();
+    limit.held_nanousd = violation.held_nanousd();
+    limit.suspense_nanousd = violation.suspense_nanousd();
+    limit.needed_nanousd = violation.needed_nanousd();
+    if (violation.has_resets_at()) {
+      limit.resets_at = absl::FromUnixSeconds(violation.resets_at().seconds());
+    }
+    limit.limit = violation.limit();
+  }
+  co_await Refuse(call, std::move(refusal), outcome);
+}
+
+Task<> Gateway::ServeMetered(Call& call) {
+  const Config& config = *parts_.config;
+  if (!co_await Bound(call)) co_return;
+  if (parts_.journal->Full()) {
+    call.reason = "JOURNAL_FULL";
+    co_await Refuse(call, Unavailable("the edge's journal is full; nothing is admitted until the "
+                                      "ledger has taken what is in it"),
+                    Metrics::kUnavailable);
+    co_return;
+  }
+  if (parts_.settler->backlog() > config.backlog_max) {
+    call.reason = "BACKLOG";
+    co_await Refuse(call, Unavailable("too many settlements wait for the ledger"),
+                    Metrics::kUnavailable);
+    co_return;
+  }
+
+  const Origin origin = OriginOf(call.base_url, *call.route.provider);
+  const std::string spliced = NeedsSplice(call.facts, call.splice)
+                                  ? SpliceForUpstream(call.facts, call.body, call.splice)
+                                  : std::string();
+  const std::string_view body = spliced.empty() ? std::string_view(call.body) : spliced;
+
+  std::unique_ptr<UpstreamConnection> connection;
+  ledger::v1::Entry intent;
+  int64_t tightest_remaining = -1;
+  for (int round = 0;; ++round) {
+    if (round == 3) {
+      call.reason = "EPOCH_CLOSED";
+      co_await Refuse(call, Unavailable("the budget service is being replaced"),
+                      Metrics::kUnavailable);
+      co_return;
+    }
+    const Uuid hold = NewUuid(config.clock->Wall());
+    const std::string hold_id(hold.raw());
+    const int64_t asked_at = call.exchange.loop().deadlines().NowNanos();
+    auto result = co_await call.lane.session->Reserve(MakeReserve(call, hold_id),
+                                                      config.reserve_timeout + config.hold_wait);
+    if (!result.ok()) {
+      co_await RefuseStatus(call, result.status());
+      co_return;
+    }
+    if (result->has_refused()) {
+      co_await RefuseReserve(call, result->refused());
+      co_return;
+    }
+    if (!result->has_admitted()) {
+      const enforcer::v1::Failed& failed = result->failed();
+      if (failed.reason() == "EPOCH_CLOSED" || failed.reason() == "HOLD_CONFLICT") continue;
+      call.reason = failed.reason();
+      obs::Warning("reserve_failed", {{"request_id", call.request_id},
+                                      {"reason", failed.reason()},
+                                      {"message", failed.message()}});
+      co_await Refuse(call, Unavailable("the budget service cannot decide at the moment"),
+                      Metrics::kUnavailable);
+      co_return;
+    }
+    intent = MakeIntent(call, hold_id, result->admitted());
+    tightest_remaining = result->admitted().tightest_remaining_nanousd();
+
+    if (connection == nullptr) {
+      std::string error;
+      connection = co_await Connect(call, origin, &error);
+      if (connection == nullptr) {
+        SubmitVoid(std::move(intent), "not_sent");
+        call.end = "not_sent";
+        co_await Refuse(call, Make(Kind::kUpstream, error), Metrics::kProvider);
+        co_return;
+      }
+    }
+    // The hold must outlive the start by far; time is counted from before it was asked for.
+    const int64_t elapsed = call.exchange.loop().deadlines().NowNanos() - asked_at;
+    if (elapsed > absl::ToInt64Nanoseconds(config.hold_time_to_live) / 2) {
+      SubmitVoid(std::move(intent), "not_sent");
+      co_await Refuse(call, Unavailable("the budget service was too slow"), Metrics::kUnavailable);
+      co_return;
+    }
+    // R13. Nothing may be awaited between this and the first byte.
+    const absl::Status journalled = parts_.journal->AppendIntent(intent);
+    if (journalled.ok()) break;
+    if (ReasonOf(journalled) == "EPOCH_CLOSED") continue;  // R7: the token is dropped
+    SubmitVoid(std::move(intent), "not_sent");
+    call.reason = ReasonOf(journalled);
+    obs::Error("journal_refused", {{"reason", call.reason},
+                                   {"message", std::string(journalled.message())}});
+    co_await Refuse(call, Unavailable("the edge's journal takes no entry: admission has stopped"),
+                    Metrics::kUnavailable);
+    co_return;
+  }
+  parts_.metrics->overhead_seconds.Observe(
+      static_cast<double>(call.exchange.loop().deadlines().NowNanos() - call.started_nanos) / 1e9);
+
+  Lane::ActiveHold active;
+  active.hold_id = intent.hold_id();
+  active.org_id = intent.account_ids_size() > 0 ? intent.account_ids(0) : 0;
+  active.epoch = intent.epoch();
+  active.refresh_at = call.exchange.loop().deadlines().NowNanos() +
+                      absl::ToInt64Nanoseconds(config.hold_time_to_live) / 4;
+  call.lane.active.push_back(active);
+
+  const RequestHead& head = call.exchange.head();
+  const std::string path = absl::StrCat(
+      call.base_url.path, Absl(UpstreamPath(call.target.endpoint)), QueryOf(head.target));
+  const std::string accept =
+      AcceptEncoding(call.facts.stream, head.headers.Get("accept-encoding"));
+  const std::string hold_text = config.send_hold_id || call.route.provider->allow_private()
+                                    ? UuidFromRaw(intent.hold_id())->ToString()
+                                    : std::string();
+  std::string upstream_head =
+      RenderUpstreamHead(head, {path, origin.HostHeader(), body.size(), accept, call.dialect,
+                                call.credential->secret.view(), hold_text});
+
+  Relay relay(call.exchange, *call.lane.pool,
+              {config.upstream.write_time, config.first_byte_time, config.answer_idle_time,
+               config.drain_time, config.json_buffer_bytes});
+  Relay::Request request{.endpoint = call.target.endpoint, .head = upstream_head, .body = body};
+  request.meter.drop_usage_chunk = call.splice.inject_include_usage;
+  request.meter.requested_model = call.route.upstream_model;
+  request.meter.choices = call.facts.choices;
+  request.meter.cache_write_1h = call.facts.cache_write_1h;
+  request.output_tokens_max = call.bound.output_tokens;
+  request.cut_event = MidStreamError(
+      call.dialect, Make(Kind::kBudgetExhausted, "the answer exceeded what was held for it"));
+  request.broken_event = MidStreamError(
+      call.dialect, Make(Kind::kUpstream, "the provider broke the answer off"));
+
+  HeaderList extra{{"x-tollhouse-request-id", call.request_id},
+                   {"x-tollhouse-model", call.route.catalog_model}};
+  co_await relay.Run(std::move(connection), request, [&](int) {
+    HeaderList fields = extra;
+    if (tightest_remaining >= 0) {
+      fields.emplace_back("x-tollhouse-budget-remaining-nanousd", absl::StrCat(tightest_remaining));
+    }
+    return fields;
+  });
+  crypto::Cleanse(&upstream_head);
+  active.unlink();
+
+  HeaderList told = Conclude(call, intent, relay, tightest_remaining);
+  extra.insert(extra.end(), told.begin(), told.end());
+  call.status = relay.status();
+  if (!co_await relay.Finish(extra)) {
+    std::string message = relay.error();
+    if (relay.unfit()) {
+      message = relay.status() == 401 || relay.status() == 407
+                    ? "the provider refused the credential that Tollhouse has for it"
+                    : "the provider's answer cannot be passed on";
+    }
+    co_await Refuse(
+        call,
+        Make(relay.end() == RelayEnd::kTimeout ? Kind::kUpstreamTimeout : Kind::kUpstream, message),
+        relay.end() == RelayEnd::kRefused || relay.end() == RelayEnd::kNotSent ? Metrics::kProvider
+                                                                               : Metrics::kBroken);
+  }
+}
+
+HeaderList Gateway::Conclude(Call& call, const ledger::v1::Entry& intent, const Relay& relay,
+                             int64_t tightest_remaining) {
+  const MeterResult& meter = relay.meter();
+  ledger::v1::Entry result;
+  result.set_hold_id(intent.hold_id());
+  result.set_http_status(relay.status());
+  SetTime(parts_.config->clock->Wall(), result.mutable_ended_at());
+  *result.mutable_usage() = meter.usage;
+  result.set_usage_source(meter.source);
+
+  std::optional<policy::Cost> cost;
+  if (meter.usage_present) {
+    auto priced = call.policy->CostOf(call.route, meter.usage, call.started);
+    if (priced.ok()) {
+      cost = *std::move(priced);
+    } else {
+      obs::Error("usage_not_priced", {{"request_id", call.request_id},
+                                      {"model", call.route.catalog_model},
+                                      {"message", std::string(priced.status().message())}});
+    }
+  }
+  const bool final_usage = cost && meter.source == common::v1::USAGE_SOURCE_FINAL;
+  const bool errors_billed = call.route.provider->quirks().errors_are_billed();
+
+  ledger::v1::EntryKind kind = ledger::v1::ENTRY_KIND_SUSPEND;
+  std::string status = "unknown";
+  switch (relay.end()) {
+    case RelayEnd::kNotSent:
+      kind = ledger::v1::ENTRY_KIND_VOID;
+      status = "not_sent";
+      break;
+    case RelayEnd::kRefused:
+      status = "provider_error";
+      // Refused before content: not billed, unless this provider bills errors.
+      if (!errors_billed) {
+        kind = ledger::v1::ENTRY_KIND_VOID;
+      } else if (final_usage) {
+        kind = ledger::v1::ENTRY_KIND_SETTLE;
+      }
+      break;
+    case RelayEnd::kAnswered:
+      if (final_usage) {
+        kind = ledger::v1::ENTRY_KIND_SETTLE;
+        status = call.exchange.caller_gone() ? "client_gone" : "ok";
+      }
+      break;
+    case RelayEnd::kCut:
+      status = "cut";
+      break;
+    case RelayEnd::kAbandoned:
+      status = "client_gone";
+      break;
+    case RelayEnd::kBroken:
+    case RelayEnd::kNoAnswer:
+    case RelayEnd::kTimeout:
+      break;
+  }
+  if (kind == ledger::v1::ENTRY_KIND_SUSPEND && final_usage) {
+    // The provider's last word came before the break.
+    kind = ledger::v1::ENTRY_KIND_SETTLE;
+  }
+  if (kind == ledger::v1::ENTRY_KIND_SUSPEND && cost && cost->amount >= call.strict) {
+    // A floor that reaches the hold says more than the hold does.
+    kind = ledger::v1::ENTRY_KIND_SETTLE;
+  }
+  result.set_kind(kind);
+  result.set_status(status);
+  call.end = status;
+
+  HeaderList told;
+  switch (kind) {
+    case ledger::v1::ENTRY_KIND_SETTLE:
+      parts_.metrics->settled.Increment();
+      result.set_cost_nanousd(cost->amount.nanos());
+      result.set_price_detail(cost->detail_json);
+      call.cost_nanos = cost->amount.nanos();
+      told.emplace_back("x-tollhouse-cost-nanousd", absl::StrCat(cost->amount.nanos()));
+      if (cost->amount > call.strict) {
+        parts_.metrics->overruns.Increment();
+        obs::Error("cost_above_hold", {{"request_id", call.request_id},
+                                       {"model", call.route.catalog_model},
+                                       {"hold_nanousd", call.strict.nanos()},
+                                       {"cost_nanousd", cost->amount.nanos()}});
+      }
+      break;
+    case ledger::v1::ENTRY_KIND_VOID:
+      parts_.metrics->voided.Increment();
+      result.clear_usage();
+      result.clear_usage_source();
+      told.emplace_back("x-tollhouse-cost-nanousd", "0");
+      break;
+    default:
+      parts_.metrics->suspended.Increment();
+      obs::Warning("hold_suspended", {{"request_id", call.request_id},
+                                      {"provider", call.route.provider->name()},
+                                      {"http_status", relay.status()},
+                                      {"hold_nanousd", call.strict.nanos()},
+                                      {"why", relay.error().empty() ? "no usage in the answer"
+                                                                    : relay.error()}});
+      break;
+  }
+  if (meter.ambiguous) parts_.metrics->ambiguous.Increment();
+  if (tightest_remaining >= 0) {
+    int64_t remaining = tightest_remaining;
+    if (kind != ledger::v1::ENTRY_KIND_SUSPEND) {
+      remaining += std::max<int64_t>(0, call.strict.nanos() - call.cost_nanos.value_or(0));
+    }
+    told.emplace_back("x-tollhouse-budget-remaining-nanousd", absl::StrCat(remaining));
+  }
+  if (relay.end() == RelayEnd::kRefused) {
+    call.outcome = Metrics::kProvider;
+  } else if (relay.end() != RelayEnd::kAnswered) {
+    call.outcome = Metrics::kBroken;
+  }
+
+  auto written = parts_.journal->AppendResult(result);
+  if (!written.ok()) {
+    obs::Error("journal_result_lost", {{"request_id", call.request_id},
+                                       {"message", std::string(written.status().message())}});
+    return told;
+  }
+  if (!written->written) parts_.metrics->journal_failures.Increment();
+  parts_.settler->Submit(std::move(written->entry));
+  return told;
+}
+
+}  // namespace tollhouse::edge

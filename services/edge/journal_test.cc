@@ -1,0 +1,350 @@
+#include "services/edge/journal.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <filesystem>
+#include <fstream>
+#include <random>
+
+#include "libs/base/error.h"
+#include "libs/testing/fake_clock.h"
+#include "libs/testing/seed.h"
+#include "libs/testing/temp_dir.h"
+#include "services/edge/crc32c.h"
+
+namespace tollhouse::edge {
+namespace {
+
+using ledger::v1::Entry;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+constexpr int64_t kOrg = 7;
+
+Entry Intent(const Uuid& id, int64_t epoch = 1) {
+  Entry entry;
+  entry.set_hold_id(std::string(id.raw()));
+  entry.set_kind(ledger::v1::ENTRY_KIND_SUSPEND);
+  entry.add_account_ids(kOrg);
+  entry.add_account_ids(8);
+  entry.set_epoch(epoch);
+  entry.set_hold_nanousd(1000);
+  entry.set_model("gpt-5");
+  return entry;
+}
+
+Entry ResultOf(const Uuid& id, int64_t cost) {
+  Entry entry;
+  entry.set_hold_id(std::string(id.raw()));
+  entry.set_kind(ledger::v1::ENTRY_KIND_SETTLE);
+  entry.set_cost_nanousd(cost);
+  entry.set_status("ok");
+  entry.add_usage()->set_model("gpt-5");
+  return entry;
+}
+
+class JournalTest : public ::testing::Test {
+ protected:
+  JournalOptions Options() {
+    JournalOptions options;
+    options.dir = dir_.File("journal");
+    options.segment_bytes = 64 << 10;
+    options.clock = &clock_;
+    return options;
+  }
+  std::unique_ptr<Journal> Open() {
+    auto journal = Journal::Open(Options());
+    EXPECT_TRUE(journal.ok()) << journal.status();
+    return journal.ok() ? *std::move(journal) : nullptr;
+  }
+  Uuid Id() { return NewUuid(clock_.Wall()); }
+  std::string Segment(int number = 1) {
+    char name[64];
+    std::snprintf(name, sizeof name, "/%016x.journal", number);
+    return Options().dir + name;
+  }
+  static std::string Read(const std::string& path) {
+    std::ifstream in(path, std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(in), {});
+  }
+  static void Overwrite(const std::string& path, const std::string& data) {
+    std::ofstream(path, std::ios::binary | std::ios::trunc) << data;
+  }
+
+  testing::TempDir dir_;
+  testing::FakeClock clock_;
+};
+
+TEST(Crc32cTest, KnownVectors) {
+  EXPECT_EQ(Crc32c("123456789"), 0xE3069283u);
+  EXPECT_EQ(Crc32c(""), 0u);
+  EXPECT_EQ(Crc32c(std::string(32, '\0')), 0x8A9136AAu);
+}
+
+TEST_F(JournalTest, EdgeIdStays) {
+  const std::string id = Open()->edge_id();
+  EXPECT_EQ(Open()->edge_id(), id);
+}
+
+TEST_F(JournalTest, SecondWriterIsRefused) {
+  const auto first = Open();
+  const auto second = Journal::Open(Options());
+  EXPECT_EQ(ReasonOf(second.status()), "JOURNAL_LOCKED");
+}
+
+TEST_F(JournalTest, ReplayTellsResultsIntentsAndPostedApart) {
+  const Uuid settled = Id(), open = Id(), posted = Id();
+  {
+    const auto journal = Open();
+    for (const Uuid& id : {settled, open, posted}) ASSERT_TRUE(journal->AppendIntent(Intent(id)).ok());
+    const auto result = journal->AppendResult(ResultOf(settled, 42));
+    ASSERT_TRUE(result.ok());
+    EXPECT_TRUE(result->written);
+    EXPECT_EQ(result->entry.cost_nanousd(), 42);
+    EXPECT_EQ(result->entry.model(), "gpt-5");
+    ASSERT_TRUE(journal->AppendResult(ResultOf(posted, 5)).ok());
+    journal->AppendPosted({std::string(posted.raw())});
+    EXPECT_EQ(journal->unposted(), 2);
+  }
+  const auto journal = Open();
+  std::map<std::string, Entry> replayed;
+  for (Entry& entry : journal->TakeReplayed()) replayed[entry.hold_id()] = entry;
+  ASSERT_THAT(replayed, SizeIs(2));
+  EXPECT_EQ(replayed[std::string(settled.raw())].kind(), ledger::v1::ENTRY_KIND_SETTLE);
+  EXPECT_EQ(replayed[std::string(settled.raw())].cost_nanousd(), 42);
+  EXPECT_THAT(replayed[std::string(settled.raw())].usage(), SizeIs(1));
+  EXPECT_EQ(replayed[std::string(open.raw())].kind(), ledger::v1::ENTRY_KIND_SUSPEND);
+  EXPECT_EQ(replayed[std::string(open.raw())].status(), "unknown");
+  EXPECT_EQ(replayed[std::string(open.raw())].hold_nanousd(), 1000);
+  EXPECT_THAT(journal->TakeReplayed(), IsEmpty());
+}
+
+TEST_F(JournalTest, AResultComesOnceAndOnlyAfterItsIntent) {
+  const auto journal = Open();
+  const Uuid id = Id();
+  EXPECT_EQ(ReasonOf(journal->AppendResult(ResultOf(id, 1)).status()), "HOLD_UNKNOWN");
+  ASSERT_TRUE(journal->AppendIntent(Intent(id)).ok());
+  EXPECT_EQ(ReasonOf(journal->AppendIntent(Intent(id))), "HOLD_EXISTS");
+  ASSERT_TRUE(journal->AppendResult(ResultOf(id, 1)).ok());
+  EXPECT_EQ(ReasonOf(journal->AppendResult(ResultOf(id, 2)).status()), "HOLD_EXISTS");
+}
+
+TEST_F(JournalTest, TailTornAtEveryByteLosesOnlyTheTornFrame) {
+  std::vector<size_t> ends;  // file size after each of the three records
+  const Uuid a = Id(), b = Id();
+  {
+    const auto journal = Open();
+    ends.push_back(std::filesystem::file_size(Segment()));
+    ASSERT_TRUE(journal->AppendIntent(Intent(a)).ok());
+    ends.push_back(std::filesystem::file_size(Segment()));
+    ASSERT_TRUE(journal->AppendIntent(Intent(b)).ok());
+    ends.push_back(std::filesystem::file_size(Segment()));
+    ASSERT_TRUE(journal->AppendResult(ResultOf(a, 9)).ok());
+    ends.push_back(std::filesystem::file_size(Segment()));
+  }
+  const std::string whole = Read(Segment());
+  ASSERT_EQ(whole.size(), ends.back());
+  for (size_t size = 0; size <= whole.size(); ++size) {
+    Overwrite(Segment(), whole.substr(0, size));
+    {
+      const auto journal = Open();
+      ASSERT_NE(journal, nullptr) << "cut at " << size;
+      const auto replayed = journal->TakeReplayed();
+      const size_t holds = size >= ends[2] ? 2 : size >= ends[1] ? 1 : 0;
+      ASSERT_THAT(replayed, SizeIs(holds)) << "cut at " << size;
+      const bool settled = std::any_of(replayed.begin(), replayed.end(), [](const Entry& entry) {
+        return entry.kind() == ledger::v1::ENTRY_KIND_SETTLE;
+      });
+      EXPECT_EQ(settled, size >= ends[3]) << "cut at " << size;
+      // What comes after a torn tail is found again.
+      ASSERT_TRUE(journal->AppendIntent(Intent(Id())).ok());
+    }
+    const auto journal = Open();
+    ASSERT_NE(journal, nullptr) << "appended after a cut at " << size;
+    EXPECT_THAT(journal->TakeReplayed(), SizeIs((size >= ends[2] ? 2 : size >= ends[1] ? 1 : 0) + 1));
+  }
+}
+
+TEST_F(JournalTest, DamageBeforeTheEndIsRefusedNamingTheFile) {
+  std::vector<size_t> ends;
+  {
+    const auto journal = Open();
+    ends.push_back(std::filesystem::file_size(Segment()));
+    for (int i = 0; i < 3; ++i) {
+      ASSERT_TRUE(journal->AppendIntent(Intent(Id())).ok());
+      ends.push_back(std::filesystem::file_size(Segment()));
+    }
+  }
+  const std::string whole = Read(Segment());
+  for (size_t at = ends[0]; at < ends[2]; ++at) {
+    std::string damaged = whole;
+    damaged[at] = static_cast<char>(damaged[at] ^ 0x20);
+    Overwrite(Segment(), damaged);
+    const auto journal = Journal::Open(Options());
+    ASSERT_EQ(ReasonOf(journal.status()), "JOURNAL_CORRUPT") << "byte " << at;
+    EXPECT_THAT(std::string(journal.status().message()), ::testing::HasSubstr(Segment()));
+  }
+  // In the last frame damage and a torn write cannot be told apart.
+  std::string damaged = whole;
+  damaged[ends[2] + 20] ^= 1;
+  Overwrite(Segment(), damaged);
+  EXPECT_THAT(Open()->TakeReplayed(), SizeIs(2));
+}
+
+TEST_F(JournalTest, FullJournalRefusesIntentsButTakesEveryResultAndRecovers) {
+  JournalOptions options = Options();
+  options.max_bytes = 2 * options.segment_bytes;
+  auto opened = Journal::Open(options);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  const auto journal = *std::move(opened);
+  std::vector<Uuid> holds;
+  absl::Status status;
+  for (int i = 0; i < 10000 && status.ok(); ++i) {
+    const Uuid id = Id();
+    status = journal->AppendIntent(Intent(id));
+    if (status.ok()) holds.push_back(id);
+  }
+  EXPECT_EQ(ReasonOf(status), "JOURNAL_FULL");
+  EXPECT_TRUE(journal->Full());
+  EXPECT_GT(holds.size(), 10u);
+  std::vector<std::string> ids;
+  for (const Uuid& id : holds) {
+    const auto result = journal->AppendResult(ResultOf(id, 3));
+    ASSERT_TRUE(result.ok() && result->written);
+    ids.emplace_back(id.raw());
+  }
+  EXPECT_LE(journal->bytes(), options.max_bytes);
+  journal->AppendPosted(ids);
+  clock_.Advance(absl::Seconds(1));
+  EXPECT_FALSE(journal->Full());
+  EXPECT_TRUE(journal->AppendIntent(Intent(Id())).ok());
+}
+
+TEST_F(JournalTest, LongRunStaysBelowItsBoundAndKeepsWhatIsOpen) {
+  JournalOptions options = Options();
+  options.max_bytes = 4 * options.segment_bytes;
+  auto opened = Journal::Open(options);
+  ASSERT_TRUE(opened.ok());
+  auto journal = *std::move(opened);
+  const Uuid early = Id();  // pins the first segment, must be carried along
+  ASSERT_TRUE(journal->AppendIntent(Intent(early)).ok());
+  for (int i = 0; i < 5000; ++i) {
+    const Uuid id = Id();
+    ASSERT_TRUE(journal->AppendIntent(Intent(id)).ok()) << i;
+    ASSERT_TRUE(journal->AppendResult(ResultOf(id, i)).ok());
+    journal->AppendPosted({std::string(id.raw())});
+    ASSERT_LE(journal->bytes(), options.max_bytes);
+  }
+  journal.reset();
+  opened = Journal::Open(options);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  const auto replayed = (*opened)->TakeReplayed();
+  ASSERT_THAT(replayed, SizeIs(1));
+  EXPECT_EQ(replayed[0].hold_id(), early.raw());
+}
+
+TEST_F(JournalTest, AcknowledgedHoldsAreKeptForTheirRetention) {
+  const auto journal = Open();
+  for (int i = 0; i < 600; ++i) {
+    const Uuid id = Id();
+    ASSERT_TRUE(journal->AppendIntent(Intent(id)).ok());
+    ASSERT_TRUE(journal->AppendResult(ResultOf(id, i)).ok());
+    journal->AppendPosted({std::string(id.raw())});
+  }
+  clock_.Advance(absl::Hours(23));
+  journal->Maintain();
+  EXPECT_TRUE(std::filesystem::exists(Segment(1)));
+  clock_.Advance(absl::Hours(2));
+  journal->Maintain();
+  EXPECT_FALSE(std::filesystem::exists(Segment(1)));
+}
+
+TEST_F(JournalTest, WriteErrorStopsAdmissionLosesNothingAndHeals) {
+  const auto journal = Open();
+  const Uuid before = Id();
+  ASSERT_TRUE(journal->AppendIntent(Intent(before)).ok());
+  rlimit old;
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &old), 0);
+  rlimit limit = old;
+  limit.rlim_cur = std::filesystem::file_size(Segment()) + 10;  // the next frame is torn
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
+  const absl::Status refused = journal->AppendIntent(Intent(Id()));
+  const auto result = journal->AppendResult(ResultOf(before, 11));
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &old), 0);
+  EXPECT_EQ(ReasonOf(refused), "JOURNAL_FULL");
+  ASSERT_TRUE(result.ok());
+  EXPECT_EQ(result->entry.cost_nanousd(), 11);
+
+  clock_.Advance(absl::Seconds(1));
+  EXPECT_FALSE(journal->Full());
+  const Uuid after = Id();
+  ASSERT_TRUE(journal->AppendIntent(Intent(after)).ok());
+
+  JournalOptions copy = Options();
+  copy.dir = dir_.File("copy");
+  std::filesystem::copy(Options().dir, copy.dir);
+  auto reopened = Journal::Open(copy);
+  ASSERT_TRUE(reopened.ok()) << reopened.status();
+  std::map<std::string, Entry> replayed;
+  for (Entry& entry : (*reopened)->TakeReplayed()) replayed[entry.hold_id()] = entry;
+  ASSERT_THAT(replayed, SizeIs(2));
+  EXPECT_EQ(replayed[std::string(before.raw())].cost_nanousd(), 11);
+}
+
+TEST_F(JournalTest, ClosedEpochIsFencedAndItsHoldsReported) {
+  const auto journal = Open();
+  const Uuid open = Id(), settled = Id(), posted = Id(), later = Id();
+  ASSERT_TRUE(journal->AppendIntent(Intent(open, 1)).ok());
+  ASSERT_TRUE(journal->AppendIntent(Intent(settled, 2)).ok());
+  ASSERT_TRUE(journal->AppendIntent(Intent(posted, 2)).ok());
+  ASSERT_TRUE(journal->AppendIntent(Intent(later, 3)).ok());
+  ASSERT_TRUE(journal->AppendResult(ResultOf(settled, 4)).ok());
+  ASSERT_TRUE(journal->AppendResult(ResultOf(posted, 4)).ok());
+  journal->AppendPosted({std::string(posted.raw())});
+
+  const auto holds = journal->CloseEpoch(kOrg, 2);
+  EXPECT_THAT(holds, SizeIs(2));
+  for (const Entry& hold : holds) EXPECT_EQ(hold.kind(), ledger::v1::ENTRY_KIND_SUSPEND);
+  EXPECT_EQ(ReasonOf(journal->AppendIntent(Intent(Id(), 2))), "EPOCH_CLOSED");
+  EXPECT_EQ(ReasonOf(journal->AppendIntent(Intent(Id(), 1))), "EPOCH_CLOSED");
+  EXPECT_TRUE(journal->AppendIntent(Intent(Id(), 3)).ok());
+  EXPECT_THAT(journal->CloseEpoch(kOrg + 1, 9), IsEmpty());
+}
+
+TEST_F(JournalTest, RandomHistoriesReplayToWhatWasWritten) {
+  std::mt19937_64 random(testing::TestSeed());
+  auto journal = Open();
+  std::map<std::string, int64_t> expected;  // hold -> cost, -1: intent only
+  for (int step = 0; step < 3000; ++step) {
+    const int dice = static_cast<int>(random() % 100);
+    if (dice < 45) {
+      const Uuid id = Id();
+      ASSERT_TRUE(journal->AppendIntent(Intent(id)).ok());
+      expected[std::string(id.raw())] = -1;
+    } else if (dice < 98 && !expected.empty()) {
+      auto it = expected.begin();
+      std::advance(it, random() % std::min<size_t>(expected.size(), 20));
+      if (it->second < 0) {
+        it->second = static_cast<int64_t>(random() % 1000);
+        ASSERT_TRUE(journal->AppendResult(ResultOf(*UuidFromRaw(it->first), it->second)).ok());
+      } else {
+        journal->AppendPosted({it->first});
+        expected.erase(it);
+      }
+    } else if (dice >= 98) {
+      journal.reset();
+      journal = Open();
+      std::map<std::string, int64_t> replayed;
+      for (const Entry& entry : journal->TakeReplayed()) {
+        replayed[entry.hold_id()] =
+            entry.kind() == ledger::v1::ENTRY_KIND_SETTLE ? entry.cost_nanousd() : -1;
+      }
+      ASSERT_EQ(replayed, expected) << "step " << step;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tollhouse::edge

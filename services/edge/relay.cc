@@ -1,0 +1,253 @@
+#include "services/edge/relay.h"
+
+#include <cstring>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "libs/base/strings.h"
+#include "services/edge/headers.h"
+
+namespace tollhouse::edge {
+namespace {
+
+constexpr size_t kBufferBytes = 32 << 10;
+constexpr size_t kHeadBytesMax = 128 << 10;
+constexpr absl::Duration kEarlyAnswerTime = absl::Seconds(2);
+// No token of a known vocabulary is longer; more visible bytes than this per token of the bound
+// cannot have been produced within it.
+constexpr int64_t kBytesPerTokenMax = 256;
+
+bool Overran(const MeterProgress& progress, int64_t output_tokens_max) {
+  if (output_tokens_max <= 0) return false;
+  if (progress.usage_present && progress.reported_output_tokens > output_tokens_max) return true;
+  return progress.visible_output_bytes / kBytesPerTokenMax > output_tokens_max;
+}
+
+}  // namespace
+
+absl::Duration Relay::IdleTime() {
+  if (!exchange_.caller_gone()) return options_.idle_time;
+  const int64_t now = exchange_.loop().deadlines().NowNanos();
+  if (drain_end_ == 0) drain_end_ = now + absl::ToInt64Nanoseconds(options_.drain_time);
+  return std::min(options_.idle_time, absl::Nanoseconds(std::max<int64_t>(0, drain_end_ - now)));
+}
+
+Task<bool> Relay::Send(UpstreamConnection& connection, const Request& request) {
+  const UpstreamConnection::Io io =
+      co_await connection.Write(request.head, request.body, options_.write_time);
+  if (!io.error) co_return true;
+  error_ = absl::StrCat("sending to the provider failed: ",
+                        io.timed_out ? "timed out" : io.error.message());
+  end_ = io.bytes == 0 ? RelayEnd::kNotSent : RelayEnd::kNoAnswer;
+  co_return false;
+}
+
+// A head into parser_; interim answers (1xx) are skipped.
+Task<bool> Relay::ReadHead(UpstreamConnection& connection, absl::Duration wait) {
+  buffer_.resize(kBufferBytes);
+  filled_ = 0;
+  size_t looked = 0;
+  const int64_t end = exchange_.loop().deadlines().NowNanos() +
+                      absl::ToInt64Nanoseconds(wait);
+  for (;;) {
+    const size_t head = FindHeadEnd(std::string_view(buffer_).substr(0, filled_), looked);
+    if (head == kBadLineEnding || (head != std::string_view::npos && head > kHeadBytesMax)) {
+      error_ = "the provider's answer is not HTTP";
+      co_return false;
+    }
+    if (head != std::string_view::npos) {
+      ResponseParser interim;
+      if (interim.ParseHead(std::string_view(buffer_).substr(0, head)) == ParseError::kNone &&
+          interim.head().status / 100 == 1 && interim.head().status != 101) {
+        std::memmove(buffer_.data(), buffer_.data() + head, filled_ - head);
+        filled_ -= head;
+        looked = 0;
+        continue;
+      }
+      if (parser_.ParseHead(std::string_view(buffer_).substr(0, head)) != ParseError::kNone) {
+        error_ = "the provider's answer is not HTTP";
+        co_return false;
+      }
+      head_size_ = head;
+      co_return true;
+    }
+    looked = filled_;
+    if (filled_ == buffer_.size()) {
+      if (filled_ >= kHeadBytesMax) {
+        error_ = "the head of the provider's answer is too long";
+        co_return false;
+      }
+      buffer_.resize(filled_ * 2);
+    }
+    const int64_t now = exchange_.loop().deadlines().NowNanos();
+    const UpstreamConnection::Io io =
+        co_await connection.ReadSome(buffer_.data() + filled_, buffer_.size() - filled_,
+                                     absl::Nanoseconds(std::max<int64_t>(0, end - now)));
+    if (io.timed_out) {
+      end_ = RelayEnd::kTimeout;
+      error_ = "the provider did not answer in time";
+      co_return false;
+    }
+    if (io.error || io.bytes == 0) {
+      error_ = absl::StrCat("the provider ended the connection without an answer",
+                            io.error ? ": " + io.error.message() : "");
+      co_return false;
+    }
+    filled_ += io.bytes;
+  }
+}
+
+Task<bool> Relay::Begin(const HeaderList& extra) {
+  HeaderList headers =
+      AnswerHeaders(parser_.head(), metering_ != nullptr && metering_->decodes_downstream());
+  headers.insert(headers.end(), extra.begin(), extra.end());
+  streaming_ = true;
+  co_return co_await exchange_.BeginStream(status_, headers);
+}
+
+void Relay::FinishMeter() {
+  if (metering_ == nullptr) return;
+  meter_result_ = metering_->Finish(&pending_);
+  progress_ = metering_->progress();
+}
+
+Task<> Relay::Run(std::unique_ptr<UpstreamConnection> connection, const Request& request,
+                  std::function<HeaderList(int status)> answer_headers) {
+  bool sent = co_await Send(*connection, request);
+  if (!sent && end_ == RelayEnd::kNotSent && connection->reused()) {
+    // Provably nothing was sent: a fresh connection may do.
+    const Origin origin = connection->origin();
+    connection.reset();
+    auto fresh = co_await pool_.Acquire(origin);
+    if (!fresh.ok()) {
+      error_ = std::string(fresh.status().message());
+      co_return;
+    }
+    connection = *std::move(fresh);
+    sent = co_await Send(*connection, request);
+  }
+  if (!sent && end_ == RelayEnd::kNotSent) co_return;
+  end_ = RelayEnd::kNoAnswer;
+  // Also after a write that failed midway: a provider that refuses a body early says so first.
+  const absl::Duration wait = sent ? options_.first_byte_time : kEarlyAnswerTime;
+  if (!co_await ReadHead(*connection, wait)) co_return;
+  end_ = RelayEnd::kBroken;
+  status_ = parser_.head().status;
+  co_await ReadBody(*connection, request, answer_headers);
+  const bool whole = end_ == RelayEnd::kAnswered || end_ == RelayEnd::kRefused;
+  if (whole && parser_.keep_alive() && filled_ == 0) pool_.Release(std::move(connection));
+}
+
+Task<> Relay::ReadBody(UpstreamConnection& connection, const Request& request,
+                       const std::function<HeaderList(int status)>& answer_headers) {
+  const bool refused = status_ / 100 != 2;
+  unfit_ = status_ == 401 || status_ == 407 || status_ / 100 == 3;
+  const std::string_view type = parser_.head().headers.Get("content-type");
+  const bool sse = absl::StartsWithIgnoreCase(Absl(type), "text/event-stream");
+  if (request.metered) {
+    MeterOptions options = request.meter;
+    options.content_encoding = std::string(parser_.head().headers.Get("content-encoding"));
+    metering_ = NewResponseMeter(request.endpoint, sse, options);
+  }
+  if (sse && !refused) co_await Begin(answer_headers(status_));
+
+  // The body of this head and the rest of the buffer share it: the head's views stay valid, since
+  // body bytes are read behind it.
+  std::string body_buffer;
+  body_buffer.resize(kBufferBytes);
+  filled_ -= head_size_;
+  if (filled_ > body_buffer.size()) body_buffer.resize(filled_);
+  std::memcpy(body_buffer.data(), buffer_.data() + head_size_, filled_);
+
+  std::vector<std::string_view> pieces;
+  bool eof = false;
+  while (!parser_.done()) {
+    if (filled_ > 0) {
+      ParseError parse_error = ParseError::kNone;
+      const size_t used = parser_.PutBody(std::string_view(body_buffer).substr(0, filled_), &pieces,
+                                          &parse_error);
+      for (const std::string_view piece : pieces) {
+        if (metering_ != nullptr) {
+          metering_->Feed(piece, &pending_);
+        } else {
+          pending_ += piece;
+        }
+      }
+      std::memmove(body_buffer.data(), body_buffer.data() + used, filled_ - used);
+      filled_ -= used;
+      if (parse_error != ParseError::kNone || filled_ == body_buffer.size()) {
+        error_ = "the provider's answer is malformed";
+        break;
+      }
+      if (metering_ != nullptr && Overran(metering_->progress(), request.output_tokens_max) &&
+          !parser_.done()) {
+        end_ = RelayEnd::kCut;
+        error_ = "the answer exceeded what was held for it";
+        break;
+      }
+      if (!streaming_ && pending_.size() > options_.json_buffer_bytes) {
+        if (refused) break;  // an error of that size is no answer
+        co_await Begin(answer_headers(status_));
+      }
+      if (streaming_ && !pending_.empty()) {
+        co_await exchange_.Write(pending_);
+        pending_.clear();
+      }
+      if (parser_.done()) break;
+    }
+    if (eof) break;
+    const UpstreamConnection::Io io = co_await connection.ReadSome(
+        body_buffer.data() + filled_, body_buffer.size() - filled_, IdleTime());
+    if (io.timed_out) {
+      if (exchange_.caller_gone()) end_ = RelayEnd::kAbandoned;
+      error_ = "the provider's answer stopped";
+      break;
+    }
+    if (io.error) {
+      error_ = absl::StrCat("the provider's answer was cut: ", io.error.message());
+      break;
+    }
+    if (io.bytes == 0) {
+      eof = true;
+      if (!parser_.PutEof()) error_ = "the provider's answer was cut";
+      if (filled_ > 0) break;
+      continue;
+    }
+    filled_ += io.bytes;
+  }
+  if (parser_.done()) end_ = RelayEnd::kAnswered;
+  if (refused) {
+    // A refusal is one as soon as its head is there.
+    unfit_ |= !parser_.done();
+    end_ = RelayEnd::kRefused;
+  }
+
+  const bool clean = metering_ == nullptr || metering_->at_event_boundary();
+  FinishMeter();
+  if (streaming_ && end_ != RelayEnd::kAnswered && sse) {
+    // The beginning of an event that the meter held back is dropped.
+    pending_ = clean ? "" : "\n\n";
+    pending_ += end_ == RelayEnd::kCut ? request.cut_event : request.broken_event;
+    ended_by_event_ = true;
+  }
+}
+
+Task<bool> Relay::Finish(const HeaderList& extra) {
+  if (streaming_) {
+    if (end_ != RelayEnd::kAnswered && !ended_by_event_) {
+      exchange_.Abort();  // the caller must see that this is not the end
+      co_return true;
+    }
+    co_await exchange_.Write(pending_);
+    co_await exchange_.EndStream();
+    co_return true;
+  }
+  if (unfit_ || (end_ != RelayEnd::kAnswered && end_ != RelayEnd::kRefused)) co_return false;
+  HeaderList headers =
+      AnswerHeaders(parser_.head(), metering_ != nullptr && metering_->decodes_downstream());
+  headers.insert(headers.end(), extra.begin(), extra.end());
+  co_await exchange_.Answer(status_, headers, pending_);
+  co_return true;
+}
+
+}  // namespace tollhouse::edge
