@@ -1,6 +1,7 @@
 // org, team, user: accounts by path.
 #include <algorithm>
 #include <memory>
+#include <ostream>
 #include <optional>
 
 #include "absl/strings/str_cat.h"

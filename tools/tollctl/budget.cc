@@ -1,4 +1,5 @@
 // budget: caps on spend.
+#include <algorithm>
 #include <memory>
 #include <optional>
 
@@ -81,6 +82,7 @@ void PrintChanged(Invocation& in, const ledger::v1::Budget& budget) {
 
 void AddSet(Noun& noun) {
   auto request = std::make_shared<ledger::v1::SetBudgetRequest>();
+  auto no_soft = std::make_shared<bool>(false);
   noun.AddVerb("set", "Creates or changes a budget; in force when this returns")
       .Describe("A budget is identified by (path, window, match) or by its name. Options that are\n"
                 "not given are at their defaults, also when the budget exists.")
@@ -95,9 +97,8 @@ void AddSet(Noun& noun) {
               "first day of an Nd window; default today")
       .Option("--soft", "P,P", Into(request->mutable_soft_pct()),
               "percents of the limit that raise an alert; default 80")
-      .Option("--hard", "P", IntoCount([=](int64_t n) {
-                request->set_hard_pct(static_cast<int32_t>(std::min<int64_t>(n, INT32_MAX)));
-              }),
+      .Flag("--no-soft", no_soft.get(), "raise no alerts")
+      .Option("--hard", "P", IntoPercent([=](int32_t n) { request->set_hard_pct(n); }),
               "percent of the limit that stops requests; default 100")
       .Option("--mode", "M", IntoChoice({"enforce", "observe"}, request->mutable_mode()),
               "enforce (default) or observe: count and alert only")
@@ -115,6 +116,10 @@ void AddSet(Noun& noun) {
       .Example("tollctl budget set acme --limit 100 --match use_case=batch --mode observe")
       .Run([=](Invocation& in) -> absl::Status {
         in.subject = request->path();
+        if (*no_soft && request->soft_pct_size() > 0) {
+          return UsageError("--no-soft excludes --soft");
+        }
+        request->set_no_soft(*no_soft);
         TH_ASSIGN_OR_RETURN(const auto response, in.api.Call(*request));
         in.TellStragglers(response.stragglers());
         PrintChanged(in, response.budget());
@@ -158,7 +163,7 @@ void AddRaise(Noun& noun) {
         request.set_path(budget.path());
         request.set_window(budget.window());
         *request.mutable_match() = budget.match();
-        request.set_name(budget.name());
+        request.set_name(budget.name().empty() ? budget.id() : budget.name());
         request.set_client_request_id(NewUuid(in.Now()).ToString());
         SetTime(*until, request.mutable_until());
         TH_ASSIGN_OR_RETURN(const auto response, in.api.Call(request));
@@ -190,7 +195,7 @@ void AddDelete(Noun& noun) {
           request.set_path(budget.path());
           request.set_window(budget.window());
           *request.mutable_match() = budget.match();
-          request.set_name(budget.name());
+          request.set_name(budget.name().empty() ? budget.id() : budget.name());
           TH_ASSIGN_OR_RETURN(const auto response, in.api.Call(request));
           in.TellStragglers(response.stragglers());
         }

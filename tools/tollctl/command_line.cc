@@ -8,14 +8,11 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "libs/base/error.h"
 #include "libs/base/status_macros.h"
 #include "libs/base/strings.h"
 
 namespace tollhouse::tollctl {
 namespace {
-
-constexpr char kUsage[] = "USAGE";
 
 struct GlobalOption {
   const char* flag;
@@ -75,12 +72,6 @@ std::string DidYouMean(std::string_view word, const std::vector<std::string>& kn
 }
 
 }  // namespace
-
-absl::Status UsageError(std::string_view message) {
-  return MakeError(absl::StatusCode::kInvalidArgument, kUsage, message);
-}
-
-bool IsUsageError(const absl::Status& status) { return ReasonOf(status) == kUsage; }
 
 Verb& Verb::Positional(std::string name, Setter set, std::string help) {
   positionals_.push_back({std::move(name), "", std::move(set), std::move(help), true, nullptr});

@@ -27,10 +27,6 @@ struct GlobalFlags {
   absl::Duration timeout;  // zero: the default of the command
 };
 
-// An error in how the command was written: exit code 2.
-absl::Status UsageError(std::string_view message);
-bool IsUsageError(const absl::Status& status);
-
 // One verb of a noun. The pointers behind its setters must live as long as the verb, so handlers
 // own them by shared_ptr.
 class Verb {

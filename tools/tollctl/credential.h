@@ -22,9 +22,4 @@ struct SecretSource {
 // variable's name, never with its content.
 absl::StatusOr<std::string> ReadSecret(const SecretSource& source, const GetEnv& env);
 
-// "https://api.openai.com:443" of "https://api.openai.com/v1": what the vault binds a credential
-// to. Scheme and host in lower case, the port always there. InvalidArgument unless it is an http or
-// https URL with a host and without user, query or fragment.
-absl::StatusOr<std::string> OriginOf(std::string_view base_url);
-
 }  // namespace tollhouse::tollctl

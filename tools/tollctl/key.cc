@@ -1,5 +1,6 @@
 // key: virtual keys.
 #include <memory>
+#include <ostream>
 #include <optional>
 
 #include "absl/strings/str_cat.h"

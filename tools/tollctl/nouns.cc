@@ -42,7 +42,18 @@ void RegisterNouns(CommandLine& commands) {
   RegisterBudget(commands);
   RegisterLimit(commands);
   RegisterProvider(commands);
+  RegisterModel(commands);
+  RegisterPrice(commands);
+  RegisterApply(commands);
   RegisterSpend(commands);
+  RegisterExplain(commands);
+  RegisterAlert(commands);
+  RegisterWebhook(commands);
+  RegisterHolds(commands);
+  RegisterSuspense(commands);
+  RegisterLedger(commands);
+  RegisterAudit(commands);
+  RegisterContext(commands);
   RegisterCompletion(commands);
 }
 

@@ -9,11 +9,14 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "libs/base/error.h"
 #include "libs/base/status_macros.h"
 #include "libs/base/strings.h"
 
 namespace tollhouse::tollctl {
 namespace {
+
+constexpr char kUsage[] = "USAGE";
 
 absl::Status Bad(std::string_view text, std::string_view expected) {
   return absl::InvalidArgumentError(
@@ -25,6 +28,12 @@ std::string Trimmed(absl::string_view text) {
 }
 
 }  // namespace
+
+absl::Status UsageError(std::string_view message) {
+  return MakeError(absl::StatusCode::kInvalidArgument, kUsage, message);
+}
+
+bool IsUsageError(const absl::Status& status) { return ReasonOf(status) == kUsage; }
 
 absl::StatusOr<absl::Duration> ParseSpan(std::string_view text) {
   constexpr std::string_view kExpected = "a duration like 90d, 24h, 30m or 45s";
@@ -188,6 +197,15 @@ Setter IntoCount(std::function<void(int64_t count)> set) {
   return [set = std::move(set)](std::string_view text) -> absl::Status {
     TH_ASSIGN_OR_RETURN(const int64_t count, ParseCount(text));
     set(count);
+    return absl::OkStatus();
+  };
+}
+
+Setter IntoPercent(std::function<void(int32_t percent)> set) {
+  return [set = std::move(set)](std::string_view text) -> absl::Status {
+    TH_ASSIGN_OR_RETURN(const auto percents, ParsePercents(text));
+    if (percents.size() != 1) return Bad(text, "one whole percent from 1 to 1000");
+    set(percents[0]);
     return absl::OkStatus();
   };
 }

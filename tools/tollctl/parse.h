@@ -19,6 +19,10 @@
 
 namespace tollhouse::tollctl {
 
+// An error in how the command was written: exit code 2.
+absl::Status UsageError(std::string_view message);
+bool IsUsageError(const absl::Status& status);
+
 // Takes the text of an option or argument, once per occurrence.
 using Setter = std::function<absl::Status(std::string_view text)>;
 
@@ -51,6 +55,7 @@ Setter Into(google::protobuf::RepeatedPtrField<std::string>* items);      // a,b
 Setter Into(google::protobuf::RepeatedField<int32_t>* percents);          // 80,110
 Setter IntoAmount(std::function<void(int64_t nanousd)> set);
 Setter IntoCount(std::function<void(int64_t count)> set);
+Setter IntoPercent(std::function<void(int32_t percent)> set);  // 1..1000
 Setter IntoChoice(std::initializer_list<std::string_view> choices, std::string* target);
 Setter IntoSpan(absl::Duration* target);
 

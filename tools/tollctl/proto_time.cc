@@ -2,7 +2,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "libs/base/strings.h"
-#include "tools/tollctl/command_line.h"
 #include "tools/tollctl/parse.h"
 
 namespace tollhouse::tollctl {

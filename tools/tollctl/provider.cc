@@ -10,6 +10,7 @@
 #include "libs/base/status_macros.h"
 #include "libs/base/strings.h"
 #include "libs/crypto/secret_bytes.h"
+#include "libs/policy/base_url.h"
 #include "tools/tollctl/credential.h"
 #include "tools/tollctl/dialect.h"
 #include "tools/tollctl/from_proto.h"
@@ -67,8 +68,9 @@ struct SetArgs {
 
 absl::Status Set(Invocation& in, SetArgs& args) {
   in.subject = args.provider.name();
-  const auto origin = OriginOf(args.provider.base_url());
-  if (!origin.ok()) return UsageError(absl::StrCat("--base-url: ", origin.status().message()));
+  const auto base_url = policy::ParseBaseUrl(args.provider.base_url());
+  if (!base_url.ok()) return UsageError(absl::StrCat("--base-url: ", base_url.status().message()));
+  const std::string origin = base_url->Origin();
   if (!args.secret.file.empty() && !args.secret.variable.empty()) {
     return UsageError("give --credential-file or --credential-env, not both");
   }
@@ -84,7 +86,7 @@ absl::Status Set(Invocation& in, SetArgs& args) {
   if (!secret.empty()) {
     vault::v1::SetCredentialRequest request;
     request.set_provider(args.provider.name());
-    request.set_origin(*origin);
+    request.set_origin(origin);
     request.set_secret(secret);
     crypto::Cleanse(&secret);
     const auto stored = in.api.Call(request);
@@ -100,9 +102,9 @@ absl::Status Set(Invocation& in, SetArgs& args) {
   if (credential == credentials.end()) {
     in.Tell(absl::StrCat("note: ", args.provider.name(), " has no credential yet; give it one with "
                          "--credential-file FILE or --credential-env VARIABLE"));
-  } else if (credential->second.origin() != *origin) {
+  } else if (credential->second.origin() != origin) {
     in.Tell(absl::StrCat("warning: the stored credential is for ", credential->second.origin(),
-                         " and is not used for ", *origin,
+                         " and is not used for ", origin,
                          "; enter it again with --credential-file or --credential-env"));
   }
   in.Print({Value::Object({{"provider", WithCredential(response.provider(), credentials)},
@@ -186,6 +188,9 @@ void RegisterProvider(CommandLine& commands) {
       .Flag("--allow-private", &set->allow_private, "permit loopback and private addresses")
       .Flag("--no-include-usage", &set->no_include_usage,
             "it rejects stream_options.include_usage")
+      .Option("--auto-service-tier", "TIER",
+              Into(provider.mutable_quirks()->mutable_auto_service_tier()),
+              "tier that requests without one get, like default; unset: bounds take the dearest")
       .Flag("--errors-are-billed", &set->errors_are_billed, "it bills refused requests too")
       .Example("tollctl provider set openai --dialect openai --base-url https://api.openai.com/v1 "
                "--credential-env OPENAI_API_KEY")

@@ -1,4 +1,5 @@
 // spend: what was spent, from the journal.
+#include <algorithm>
 #include <memory>
 #include <optional>
 

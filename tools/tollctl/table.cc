@@ -131,7 +131,7 @@ std::string RenderTable(const std::vector<Column>& columns, const std::vector<Va
     const std::vector<std::string> cells = Cells(column, rows, total);
     size_t width = Width(column.title);
     for (const std::string& cell : cells) width = std::max(width, Width(cell));
-    const bool right = column.kind != Column::Kind::kText;
+    const bool right = column.right || column.kind != Column::Kind::kText;
     lines[0].push_back(Padded(column.title, width, right));
     for (size_t i = 0; i < cells.size(); ++i) {
       lines[i + 1].push_back(Padded(cells[i], width, right));

@@ -21,6 +21,7 @@ struct Column {
   std::string path;                                // field shown; ignored if `cell` is set
   std::function<std::string(const Value&)> cell;   // kText only
   bool hide_if_empty = false;  // left out when every row is empty or 0
+  bool right = false;          // right-aligned, as money and counts always are
 
   static Column Text(std::string title, std::string path) {
     return {std::move(title), Kind::kText, std::move(path), nullptr, false};

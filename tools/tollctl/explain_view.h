@@ -1,0 +1,15 @@
+// One request as `tollctl explain` answers it.
+#pragma once
+
+#include "tollhouse/ledger/v1/ledger_admin.pb.h"
+#include "tools/tollctl/value.h"
+
+namespace tollhouse::tollctl {
+
+// {"request_id", "account", "provider", "model", "usage": {...}, "usage_source", "price_version",
+// "hold_nanousd", "cost_nanousd", "status", ...} of the last attempt, where cost_nanousd is the sum of
+// all, and "attempts" (the same fields each) if there were several. Token classes: input includes
+// cached and written, output includes reasoning. `attempts` is not empty, oldest first.
+Value ExplainDocument(const ledger::v1::ExplainRequestResponse& attempts);
+
+}  // namespace tollhouse::tollctl

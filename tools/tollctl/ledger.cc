@@ -1,0 +1,92 @@
+// ledger: the journal, and its verification.
+#include <memory>
+#include <ostream>
+
+#include "absl/strings/str_cat.h"
+#include "libs/base/status_macros.h"
+#include "tools/tollctl/from_proto.h"
+#include "tools/tollctl/invocation.h"
+#include "tools/tollctl/nouns.h"
+
+namespace tollhouse::tollctl {
+namespace {
+
+constexpr int32_t kPageSize = 1000;
+
+absl::Status Verify(Invocation& in) {
+  TH_ASSIGN_OR_RETURN(const auto result, in.api.Call(ledger::v1::VerifyLedgerRequest()));
+  if (!result.ok()) in.exit_code = 1;
+  Value problems = Value::List();
+  for (const std::string& problem : result.problems()) problems.Add(problem);
+  if (!in.IsTable()) {
+    in.Print({Value::Object({{"ok", result.ok()},
+                             {"entries", Value::Count(result.entries())},
+                             {"problems", problems}}),
+              "", {}});
+    return absl::OkStatus();
+  }
+  std::ostream& out = *in.environment.out;
+  if (result.ok()) {
+    out << "The ledger is sound: " << CountText(result.entries()) << " entries recomputed.\n";
+    return absl::OkStatus();
+  }
+  out << "The ledger has problems (" << CountText(result.entries()) << " entries read):\n";
+  for (const std::string& problem : result.problems()) out << "  " << problem << "\n";
+  in.Tell("keep the database as it is, and compare it with its last backup");
+  return absl::OkStatus();
+}
+
+struct EntriesArgs {
+  ledger::v1::ListEntriesRequest request;
+  int64_t count = INT64_MAX;
+};
+
+absl::Status Entries(Invocation& in, EntriesArgs& args) {
+  in.subject = args.request.path();
+  args.request.set_page_size(kPageSize);
+  Value entries = Value::List();
+  int64_t left = args.count;
+  while (left > 0) {
+    TH_ASSIGN_OR_RETURN(const auto page, in.api.Call(args.request));
+    for (const auto& entry : page.entries()) {
+      args.request.set_after_sequence(entry.sequence());
+      if (left-- <= 0) break;
+      entries.Add(FromProto(entry));
+    }
+    if (page.entries().empty()) break;
+  }
+  in.Print({Value::Object({{"entries", entries}}), "entries",
+            {Column::Count("ENTRY", "sequence"), Column::Time("POSTED", "posted_at", in.Now()),
+             Column::Text("ACCOUNT", "entry.account_path"), Column::Text("REQUEST", "entry.request_id"),
+             Column::Text("PROVIDER", "entry.provider"), Column::Text("MODEL", "entry.model"),
+             Column::Text("STATE", "state"), Column::Money("HELD", "entry.hold_nanousd"),
+             Column::Money("COST", "entry.cost_nanousd"),
+             Column::Cell("", [](const Value& row) {
+               return std::string(row.At("reversing").number() != 0 ? "reversing" : "");
+             }).IfAny()},
+            "", "no entries"});
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void RegisterLedger(CommandLine& commands) {
+  Noun& noun = commands.AddNoun("ledger", "The journal, and its verification");
+  noun.AddVerb("verify", "Recomputes every sum from the journal; exit 1 if anything is off")
+      .Describe("Checks conservation of every budget and period, double entry, exactly one posting per\n"
+                "hold, and each price.")
+      .Example("tollctl ledger verify --output json")
+      .Run([](Invocation& in) { return Verify(in); });
+
+  auto args = std::make_shared<EntriesArgs>();
+  noun.AddVerb("entries", "Lists journal entries in posting order")
+      .OptionalPositional("PATH", Into(args->request.mutable_path()), "only this account and below")
+      .Option("--after", "SEQUENCE",
+              IntoCount([=](int64_t n) { args->request.set_after_sequence(n); }),
+              "only entries after this one")
+      .Option("--count", "N", IntoCount([=](int64_t n) { args->count = n; }), "at most so many")
+      .Example("tollctl ledger entries acme --output csv")
+      .Run([=](Invocation& in) { return Entries(in, *args); });
+}
+
+}  // namespace tollhouse::tollctl
