@@ -545,6 +545,11 @@ void Enforcer::FinishRun(const std::shared_ptr<Run>& run) {
       run->results.emplace_back(other.sink, FailedResult(other.sequence, "LEDGER_UNAVAILABLE",
                                                          "the hold store cannot be reached"));
     }
+    if (run->grant) {  // asked for again, under the same number
+      absl::MutexLock lock(&org->mutex);
+      org->calling = false;
+      BackOff(*org);
+    }
     Deliver(std::move(run->results));
     return;
   }
@@ -558,6 +563,8 @@ void Enforcer::FinishRun(const std::shared_ptr<Run>& run) {
     }
     if (run->grant) {
       const auto& effect = std::get<GrantEffect>(run->batch.effects[0]);
+      org->calling = false;  // not before: grants are added in the order of their numbers
+      if (org->epoch == run->grant_request->epoch()) org->unanswered.reset();
       if (effect.outcome == Outcome::kDone) {
         if (org->epoch == run->grant_request->epoch()) {
           org->to_acknowledge.push_back(run->grant_request->grant_id());
@@ -777,8 +784,10 @@ void Enforcer::DecideShort(Org& org, Run& run, Pending& pending, const ReserveEf
     // requests in flight. Lost leases come back once their edges have reported.
     const int64_t alive = state.avail_nanousd() + state.leased_nanousd();
     const int64_t ever = alive + state.lost_lease_nanousd();
-    if (shortage.free_nanos + state.avail_nanousd() >= ask.amount_nanos) {
-      // There was enough, and others were faster, or the grant was sized before this came.
+    const bool unknown = state.ByteSizeLong() == 0;  // the ledger knows no such row (any more)
+    if (unknown || shortage.free_nanos + state.avail_nanousd() >= ask.amount_nanos) {
+      // There was enough, and others were faster, or the grant was sized before this came; or the
+      // budget was deleted and the news is on its way.
       if (++pending.hopeful < 16) {
         pending.asked_after = org.calls_sent;
         demand_all();
@@ -788,7 +797,7 @@ void Enforcer::DecideShort(Org& org, Run& run, Pending& pending, const ReserveEf
     }
     v1::Violation* violation = refused->add_violations();
     int64_t retry_after_ms = 0;
-    if (ever < ask.amount_nanos) {
+    if (ever < ask.amount_nanos && !unknown) {
       violation->set_reason(v1::REASON_BUDGET_EXHAUSTED);
       const absl::Time end = budget.PeriodEnd(wall);
       if (end != absl::InfiniteFuture()) retry_after_ms = absl::ToInt64Milliseconds(end - wall) + 1;
@@ -944,6 +953,7 @@ void Enforcer::EpochAnswered(const OrgPtr& org,
   };
   bool at_start = false;
   if (!answer.ok()) {
+    const bool no_org = answer.status().code() == absl::StatusCode::kNotFound;
     obs::Warning("epoch_not_registered", {{"org", org->id}, {"error", Std(answer.status().message())}});
     absl::MutexLock lock(&org->mutex);
     org->phase = Org::Phase::kClosed;
@@ -952,8 +962,10 @@ void Enforcer::EpochAnswered(const OrgPtr& org,
     at_start = finish_opening();
     for (const Pending& pending : parked) {
       results.emplace_back(pending.sink,
-                           FailedResult(pending.sequence, "LEDGER_UNAVAILABLE",
-                                        "no epoch can be opened: the ledger cannot be reached"));
+                           no_org ? FailedResult(pending.sequence, "UNKNOWN_ACCOUNT",
+                                                 "the ledger knows no such org")
+                                  : FailedResult(pending.sequence, "LEDGER_UNAVAILABLE",
+                                                 "no epoch can be opened: the ledger cannot be reached"));
     }
     parked.clear();
   } else {
@@ -1199,6 +1211,13 @@ void Enforcer::TakeOutLease(const OrgPtr& org, int64_t epoch, std::vector<LeaseR
   });
 }
 
+// After a lease call that failed: leave the ledger alone for a moment.
+void Enforcer::BackOff(Org& org) {
+  org.ledger_down = true;
+  org.call_backoff = std::clamp(org.call_backoff * 2, options_.first_backoff, options_.longest_backoff);
+  org.call_again_at = clock_->Monotonic() + org.call_backoff;
+}
+
 // Sends the next lease call if none is under way: an unanswered one again, returns, then grants.
 void Enforcer::Pump(const OrgPtr& org) {
   std::optional<ledger::v1::GrantLeaseRequest> grant;
@@ -1257,12 +1276,12 @@ void Enforcer::GrantAnswered(const OrgPtr& org, const ledger::v1::GrantLeaseRequ
   bool fence = false;
   {
     absl::MutexLock lock(&org->mutex);
-    org->calling = false;
+    org->calling = answer.ok();  // until the store has it
     tried.swap(org->in_call);
     if (org->epoch != request.epoch() || org->phase != Org::Phase::kOpen) {
       // Fenced meanwhile; whoever waited tries again under what is open then.
+      org->calling = false;
     } else if (answer.ok()) {
-      org->unanswered.reset();
       org->ledger_down = false;
       org->call_backoff = absl::ZeroDuration();
       run->org = org;
@@ -1298,9 +1317,7 @@ void Enforcer::GrantAnswered(const OrgPtr& org, const ledger::v1::GrantLeaseRequ
           view.last_call = view.state_call;
         }
       }
-      org->ledger_down = true;
-      org->call_backoff = std::clamp(org->call_backoff * 2, options_.first_backoff, options_.longest_backoff);
-      org->call_again_at = clock_->Monotonic() + org->call_backoff;
+      BackOff(*org);
     }
   }
   if (fence) Fence(org, request.epoch());
@@ -1341,7 +1358,7 @@ void Enforcer::SendReturn(const OrgPtr& org) {
       bool fence = false;
       {
         absl::MutexLock lock(&org->mutex);
-        org->calling = false;
+        org->calling = answer.ok();  // until the store has dropped it
         if (answer.ok()) {
           Metrics::Get().returns.Increment();
           for (const auto& held : request.amounts()) {
@@ -1353,10 +1370,7 @@ void Enforcer::SendReturn(const OrgPtr& org) {
           }
         } else {
           fence = ReasonOf(answer.status()) == "EPOCH_CLOSED";
-          org->ledger_down = true;
-          org->call_backoff =
-              std::clamp(org->call_backoff * 2, options_.first_backoff, options_.longest_backoff);
-          org->call_again_at = clock_->Monotonic() + org->call_backoff;
+          BackOff(*org);
         }
       }
       if (fence) Fence(org, request.epoch());
@@ -1367,7 +1381,13 @@ void Enforcer::SendReturn(const OrgPtr& org) {
       }
       posted->org_id = org->id;
       posted->events.emplace_back(ReturnPosted{request.epoch(), request.return_id()});
-      store_->Run(posted.get(), [this, org, posted] { Pump(org); });
+      store_->Run(posted.get(), [this, org, posted] {
+        {
+          absl::MutexLock lock(&org->mutex);
+          org->calling = false;
+        }
+        Pump(org);
+      });
     });
   });
 }

@@ -114,6 +114,7 @@ class Enforcer {
   void OpenMoreAtStart();
 
   void Pump(const OrgPtr& org);
+  void BackOff(Org& org);
   void SendReturn(const OrgPtr& org);
   void SendGrant(const OrgPtr& org, const ledger::v1::GrantLeaseRequest& request);
   void GrantAnswered(const OrgPtr& org, const ledger::v1::GrantLeaseRequest& request,

@@ -46,10 +46,10 @@ class TestSession {
   std::thread reader_;
 };
 
-// Org 1 with team 2, user 3, key 4 and a fake clock. Budgets are added by tests.
+// Org 1 with team 2, user 3, key 4 and a fake clock (or the machine's). Budgets are added by tests.
 class EnforcerWorld {
  public:
-  explicit EnforcerWorld(EnforcerOptions options = {});
+  explicit EnforcerWorld(EnforcerOptions options = {}, bool real_time = false);
   ~EnforcerWorld();
 
   // A new enforcer process on the same ledger; the old one dies without draining if `crash`.
@@ -77,6 +77,7 @@ class EnforcerWorld {
 
   const EnforcerOptions options_;
   testing::FakeClock clock_;
+  const Clock* const used_clock_;
   FakeLedger ledger_;
   std::unique_ptr<grpc::Server> ledger_server_;
   std::unique_ptr<App> app_;
