@@ -8,6 +8,7 @@
 #include "services/ledger/grpc_service.h"
 #include "services/ledger/poster.h"
 #include "services/ledger/store/sqlite_store.h"
+#include "services/ledger/webhooks.h"
 
 namespace tollhouse::ledger {
 namespace {
@@ -23,7 +24,10 @@ struct App::Parts {
         store(std::move(s)),
         poster(std::make_unique<Poster>(store.get())),
         internal(MakeInternalService(store.get(), poster.get(), config.acknowledge_timeout)),
-        admin(MakeAdminService(store.get(), internal.get(), config.authenticator)) {}
+        admin(MakeAdminService(store.get(), internal.get(), config.authenticator)),
+        webhooks(std::make_unique<WebhookSender>(store.get(), config.clock)) {
+    store->SetDeliveriesAdded([this] { webhooks->Wake(); });
+  }
 
   // Ends raises and resolves old suspense when their time comes.
   void RunTimer() {
@@ -52,6 +56,7 @@ struct App::Parts {
   const std::unique_ptr<Poster> poster;
   const std::unique_ptr<InternalService> internal;
   const std::unique_ptr<grpc::Service> admin;
+  const std::unique_ptr<WebhookSender> webhooks;
   absl::Mutex mutex;
   bool stopping ABSL_GUARDED_BY(mutex) = false;
   std::thread timer;
@@ -78,6 +83,7 @@ void App::RegisterAdmin(grpc::ServerBuilder& builder) {
 
 absl::Status App::Start() {
   parts_->timer = std::thread([parts = parts_.get()] { parts->RunTimer(); });
+  parts_->webhooks->Start();
   return absl::OkStatus();
 }
 
@@ -87,6 +93,7 @@ void App::Stop() {
     parts_->stopping = true;
   }
   if (parts_->timer.joinable()) parts_->timer.join();
+  parts_->webhooks->Stop();
   parts_->internal->Shutdown();
   parts_->poster->Stop();
 }
