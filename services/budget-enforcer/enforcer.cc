@@ -8,6 +8,7 @@
 #include <set>
 #include <utility>
 
+#include "absl/hash/hash.h"
 #include "absl/strings/str_cat.h"
 #include "libs/base/error.h"
 #include "libs/base/strings.h"
@@ -19,6 +20,17 @@ namespace tollhouse::enforcer {
 namespace {
 
 using Key = std::pair<int64_t, std::string>;  // (budget, period)
+using KeyView = std::pair<int64_t, std::string_view>;
+struct KeyHash {
+  using is_transparent = void;
+  size_t operator()(const KeyView& key) const { return absl::HashOf(key.first, Absl(key.second)); }
+};
+struct KeyEqual {
+  using is_transparent = void;
+  bool operator()(const KeyView& a, const KeyView& b) const { return a == b; }
+};
+template <typename Value>
+using ByKey = absl::flat_hash_map<Key, Value, KeyHash, KeyEqual>;
 
 constexpr int64_t kLargestLease = 4 * kMaxHoldNanos;  // four of the largest holds
 constexpr int64_t kHoldsAhead = 8;                    // the least a lease is made for
@@ -197,11 +209,11 @@ struct Enforcer::Org {
   absl::Duration call_again_at ABSL_GUARDED_BY(mutex) = -absl::InfiniteDuration();
   absl::Duration call_backoff ABSL_GUARDED_BY(mutex) = absl::ZeroDuration();
   bool returns ABSL_GUARDED_BY(mutex) = false;  // the store may have returns to post
-  absl::flat_hash_map<Key, Demand> demand ABSL_GUARDED_BY(mutex);
+  ByKey<Demand> demand ABSL_GUARDED_BY(mutex);
   std::vector<Pending> short_of_lease ABSL_GUARDED_BY(mutex);  // for the next call's answer
   std::vector<Pending> in_call ABSL_GUARDED_BY(mutex);         // for the answer under way
   std::deque<Pending> held ABSL_GUARDED_BY(mutex);             // for credits, or time
-  absl::flat_hash_map<Key, LeaseView> views ABSL_GUARDED_BY(mutex);
+  ByKey<LeaseView> views ABSL_GUARDED_BY(mutex);
   std::vector<int64_t> to_acknowledge ABSL_GUARDED_BY(mutex);
   bool acknowledging ABSL_GUARDED_BY(mutex) = false;
   bool expired ABSL_GUARDED_BY(mutex) = false;  // the store may have expired holds to post
@@ -210,6 +222,11 @@ struct Enforcer::Org {
   absl::Duration held_polled_at ABSL_GUARDED_BY(mutex) = -absl::InfiniteDuration();
   absl::Duration measured_at ABSL_GUARDED_BY(mutex) = absl::ZeroDuration();
   int64_t mean_open_ms ABSL_GUARDED_BY(mutex) = 1000;  // how long holds stay open, decaying average
+
+  LeaseView& View(int64_t budget_id, std::string_view period) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    if (auto it = views.find(KeyView{budget_id, period}); it != views.end()) return it->second;
+    return views[{budget_id, std::string(period)}];
+  }
 
   // What a lease should be, and what to ask for now.
   int64_t Target(const LeaseView& view, absl::Duration horizon) const {
@@ -435,6 +452,7 @@ void Enforcer::RunReserves(const OrgPtr& org, std::vector<Pending> reserves, std
   {
     absl::MutexLock lock(&org->mutex);
     epoch = org->epoch;
+    const v1::Edge* registered = nullptr;  // the one looked up last
     for (Pending& pending : reserves) {
       if (pending.sink->closed()) continue;
       if (!synced || org->phase != Org::Phase::kOpen) {
@@ -451,8 +469,12 @@ void Enforcer::RunReserves(const OrgPtr& org, std::vector<Pending> reserves, std
         continue;
       }
       const v1::Edge& edge = pending.arrival->edge;
-      auto known = org->edges.find({edge.edge_id(), edge.boot_id()});
-      if (known == org->edges.end() || !known->second.registered) {
+      if (&edge != registered) {
+        auto known = org->edges.find({edge.edge_id(), edge.boot_id()});
+        if (known != org->edges.end() && known->second.registered) registered = &edge;
+      }
+      if (&edge != registered) {
+        auto known = org->edges.find({edge.edge_id(), edge.boot_id()});
         if (known == org->edges.end()) {
           org->edges[{edge.edge_id(), edge.boot_id()}];
           new_edges.emplace_back(edge.edge_id(), edge.boot_id());
@@ -710,7 +732,7 @@ void Enforcer::DecideReserve(Org& org, Run& run, Pending& pending, const Reserve
     held->set_observe(ask.observe);
     if (ask.observe) continue;
     const Budget& budget = *pending.match.budgets[i];
-    Org::LeaseView& view = org.views[{ask.budget_id, std::string(ask.period)}];
+    Org::LeaseView& view = org.View(ask.budget_id, ask.period);
     view.largest_hold = std::max(view.largest_hold, ask.amount_nanos);
     view.used_at = now;
     const int64_t beside = view.state_call >= 0 ? view.state.avail_nanousd() : 0;
