@@ -7,12 +7,10 @@
 #include <zstd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <map>
-#include <new>
 #include <optional>
 #include <random>
 #include <sstream>
@@ -23,19 +21,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "libs/testing/seed.h"
+#include "services/edge/dialect/allocations_testing.h"
 #include "services/edge/dialect/decode.h"
 #include "simdjson.h"
-
-// Counts allocations of this program; see AllocatesNothingPerEventInTheSteadyState.
-static std::atomic<int64_t> g_allocations{0};
-void* operator new(std::size_t size) {
-  g_allocations.fetch_add(1, std::memory_order_relaxed);
-  void* memory = std::malloc(size);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace tollhouse::edge {
 namespace {
@@ -787,9 +775,9 @@ TEST_F(MeterTest, AllocatesNothingPerEventInTheSteadyState) {
         meter->Feed(event, &out);
       };
       for (int i = 0; i < 10; ++i) feed_split();
-      const int64_t before = g_allocations.load();
+      const int64_t before = AllocationsSoFar();
       for (int i = 0; i < 1000; ++i) feed_split();
-      EXPECT_EQ(g_allocations.load() - before, 0);
+      EXPECT_EQ(AllocationsSoFar() - before, 0);
       EXPECT_EQ(meter->progress().deltas, 2020);
     }
   }
