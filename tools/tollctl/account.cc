@@ -149,7 +149,8 @@ absl::Status Delete(Invocation& in, const KindInfo& kind, const std::string& pat
   if (!dry_run) {
     const int count = response.deleted_paths_size();
     TH_RETURN_IF_ERROR(in.Confirm(
-        yes, absl::StrCat("this deletes ", path,
+        yes, count > 1 ? Invocation::Scope::kMore : Invocation::Scope::kNamed,
+        absl::StrCat("this deletes ", path,
                           count > 1 ? absl::StrCat(" and ", count - 1, " below it (",
                                                    absl::StrJoin(response.deleted_paths(), ", "), ")")
                                     : "",

@@ -36,8 +36,9 @@ std::string AccountAdvice(const std::string& path, Api& api) {
   for (const auto& account : accounts->accounts()) known.push_back(account.path());
   const std::string missing = FirstMissing(path, known);
   const std::string kind = KindOfPath(missing);
-  return Missing(kind, missing, known,
-                 absl::StrCat("create it with: tollctl ", kind, " create ", missing));
+  return absl::StrCat(missing == path ? "" : absl::StrCat("'", path, "': "),
+                      Missing(kind, missing, known,
+                              absl::StrCat("create it with: tollctl ", kind, " create ", missing)));
 }
 
 std::string KeyAdvice(const std::string& path, Api& api) {

@@ -1,4 +1,4 @@
-// alert: thresholds that budgets crossed.
+// alerts: thresholds that budgets crossed.
 #include <algorithm>
 #include <memory>
 
@@ -11,7 +11,7 @@
 namespace tollhouse::tollctl {
 
 void RegisterAlert(CommandLine& commands) {
-  Noun& noun = commands.AddNoun("alert", "Thresholds that budgets crossed").Alias("alerts");
+  Noun& noun = commands.AddNoun("alerts", "Thresholds that budgets crossed").Alias("alert");
   auto request = std::make_shared<ledger::v1::ListAlertsRequest>();
   noun.AddVerb("list", "Lists alerts with their delivery, newest first")
       .OptionalPositional("PATH", Into(request->mutable_path()), "only this account and below")
@@ -19,7 +19,7 @@ void RegisterAlert(CommandLine& commands) {
                 request->set_page_size(static_cast<int32_t>(std::min<int64_t>(n, 1'000'000)));
               }),
               "at most so many alerts")
-      .Example("tollctl alert list acme")
+      .Example("tollctl alerts list acme")
       .Run([=](Invocation& in) -> absl::Status {
         in.subject = request->path();
         TH_ASSIGN_OR_RETURN(const auto response, in.api.Call(*request));

@@ -376,7 +376,8 @@ absl::Status Apply(Invocation& in, const ApplyArgs& args) {
       const std::string names = absl::StrJoin(pruned, ", ", [](std::string* out, const Step& step) {
         absl::StrAppend(out, KindName(step.document.kind), " ", step.document.name);
       });
-      TH_RETURN_IF_ERROR(in.Confirm(args.yes, absl::StrCat("this deletes ", names)));
+      TH_RETURN_IF_ERROR(in.Confirm(args.yes, Invocation::Scope::kMore,
+                                    absl::StrCat("this deletes ", names)));
     }
     size_t done = 0;
     const auto failed = [&](const Step& step, const absl::Status& status) {

@@ -189,7 +189,7 @@ void AddDelete(Noun& noun) {
         TH_ASSIGN_OR_RETURN(const auto budget, FindOne(in, args->selector));
         if (!args->dry_run) {
           TH_RETURN_IF_ERROR(in.Confirm(
-              args->yes, absl::StrCat("this removes ", budget.id(), " with its limit of ",
+              args->yes, Invocation::Scope::kNamed, absl::StrCat("this removes ", budget.id(), " with its limit of ",
                                       MoneyText(budget.limit_nanousd()))));
           ledger::v1::DeleteBudgetRequest request;
           request.set_path(budget.path());

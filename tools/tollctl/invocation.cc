@@ -30,12 +30,22 @@ void Invocation::Print(const Report& report) {
   const std::vector<Value> rows = named.kind() == Value::Kind::kObject ? std::vector<Value>{named}
                                                                        : named.items();
   if (flags.output == "csv") {
-    if (!rows.empty()) out << ToCsv(rows);
+    if (rows.empty()) {
+      // Still a table: its header, as far as the columns name fields.
+      Value header = Value::Object();
+      for (const Column& column : report.columns) {
+        if (!column.path.empty()) header.Set(column.path, "");
+      }
+      const std::string text = ToCsv({header});
+      out << text.substr(0, text.find('\n') + 1);
+      return;
+    }
+    out << ToCsv(rows);
     return;
   }
-  if (rows.empty() && !report.empty.empty()) {
-    Tell(report.empty);
-  } else if (report.details && rows.size() == 1) {
+  if (rows.empty() && !report.empty.empty()) Tell(report.empty);
+  if (rows.empty() && report.total.empty()) return;
+  if (report.details && rows.size() == 1) {
     out << RenderDetails(report.columns, rows[0]);
   } else {
     out << RenderTable(report.columns, rows,
@@ -51,9 +61,10 @@ void Invocation::TellStragglers(const std::vector<std::string>& names) {
                     "; it takes effect there when they are back in touch"));
 }
 
-absl::Status Invocation::Confirm(bool yes, std::string_view what) {
+absl::Status Invocation::Confirm(bool yes, Scope scope, std::string_view what) {
   if (yes) return absl::OkStatus();
   if (!environment.in_is_terminal) {
+    if (scope == Scope::kNamed) return absl::OkStatus();
     return MakeError(absl::StatusCode::kFailedPrecondition, "NOT_CONFIRMED",
                      absl::StrCat(Absl(what), ", which needs --yes when nobody can be asked "
                                   "(--dry-run shows what would happen)"));

@@ -58,9 +58,12 @@ struct Invocation {
     TellStragglers(std::vector<std::string>(names.begin(), names.end()));
   }
   void TellStragglers(const std::vector<std::string>& names);
-  // Ok if `yes`, or if the user types yes at a terminal; FAILED_PRECONDITION (NOT_CONFIRMED)
-  // otherwise. `what` is a whole sentence without the question: "this deletes acme/payments".
-  absl::Status Confirm(bool yes, std::string_view what);
+  // Before something is destroyed. Ok if `yes`, or if the user types yes at a terminal. Without a
+  // terminal nobody can be asked: what was named itself (`scope` kNamed) goes on, what takes more
+  // with it than was named needs --yes. FAILED_PRECONDITION (NOT_CONFIRMED) otherwise. `what` is a
+  // whole sentence without the question: "this deletes acme/payments".
+  enum class Scope { kNamed, kMore };
+  absl::Status Confirm(bool yes, Scope scope, std::string_view what);
 };
 
 // Shows on stderr that a call takes long: a line after one second, kept up to date on a terminal.

@@ -54,11 +54,11 @@ absl::StatusOr<vault::v1::Key> Get(Invocation& in, const std::string& path) {
                    absl::StrCat("key '", path, "' does not exist; see: tollctl key list"));
 }
 
-absl::Status List(Invocation& in, const std::string& path, bool all) {
+absl::Status List(Invocation& in, const std::string& path, bool active) {
   TH_ASSIGN_OR_RETURN(const auto response, ListBelow(in, path));
   Value keys = Value::List();
   for (const auto& key : response.keys()) {
-    if (all || key.state() != "revoked") keys.Add(FromProto(key));
+    if (!active || key.state() == "active") keys.Add(FromProto(key));
   }
   in.Print({Value::Object({{"keys", keys}}), "keys", KeyColumns(in.Now()), "",
             "no keys here; create one with: tollctl key create PATH --name NAME"});
@@ -80,7 +80,8 @@ absl::Status Revoke(Invocation& in, const std::string& path, bool dry_run, bool 
     return absl::OkStatus();
   }
   TH_RETURN_IF_ERROR(in.Confirm(
-      yes, absl::StrCat("this ends key ", key.path(), " for ever, requests with it are refused")));
+      yes, Invocation::Scope::kNamed,
+      absl::StrCat("this ends key ", key.path(), " for ever, requests with it are refused")));
   vault::v1::RevokeKeyRequest request;
   request.set_path(path);
   TH_ASSIGN_OR_RETURN(const auto response, in.api.Call(request));
@@ -163,12 +164,12 @@ void RegisterKey(CommandLine& commands) {
   AddCreate(noun);
 
   auto listed = std::make_shared<std::string>();
-  auto all = std::make_shared<bool>(false);
+  auto active = std::make_shared<bool>(false);
   noun.AddVerb("list", "Lists keys below a path")
       .OptionalPositional("PATH", Into(listed.get()), "only below this account")
-      .Flag("--all", all.get(), "revoked ones too")
+      .Flag("--active", active.get(), "only those that work now")
       .Example("tollctl key list acme/payments")
-      .Run([=](Invocation& in) { return List(in, *listed, *all); });
+      .Run([=](Invocation& in) { return List(in, *listed, *active); });
 
   auto shown = std::make_shared<std::string>();
   noun.AddVerb("show", "Shows one key, without its secret")

@@ -83,7 +83,7 @@ void RegisterModel(CommandLine& commands) {
       .Example("tollctl model unalias fast --yes")
       .Run([=](Invocation& in) -> absl::Status {
         TH_RETURN_IF_ERROR(in.Confirm(
-            *yes, absl::StrCat("this removes the alias ", removed->alias().alias())));
+            *yes, Invocation::Scope::kNamed, absl::StrCat("this removes the alias ", removed->alias().alias())));
         // Several vendors may have an alias of this name; each goes.
         TH_ASSIGN_OR_RETURN(const auto aliases, in.api.Call(router::v1::ListAliasesRequest()));
         removed->set_remove(true);

@@ -135,7 +135,7 @@ absl::Status Delete(Invocation& in, const std::string& name, bool dry_run, bool 
   in.subject = name;
   if (!dry_run) {
     TH_RETURN_IF_ERROR(in.Confirm(
-        yes, absl::StrCat("this removes provider ", name, " and its stored credential")));
+        yes, Invocation::Scope::kNamed, absl::StrCat("this removes provider ", name, " and its stored credential")));
     router::v1::DeleteProviderRequest request;
     request.set_name(name);
     TH_ASSIGN_OR_RETURN(const auto response, in.api.Call(request));

@@ -27,6 +27,7 @@ std::vector<Column> SpendColumns(const ledger::v1::GetSpendRequest& request) {
       const std::string text = PlainText(group.At(by));
       return text.empty() ? std::string("-") : text;
     }));
+    columns.back().path = absl::StrCat("group.", by);
   }
   if (request.by().empty()) {
     columns.push_back(Column::Cell("", [](const Value&) { return std::string("total"); }));

@@ -117,10 +117,12 @@ std::string Line(const std::vector<std::string>& fields) {
 }  // namespace
 
 Column Column::Time(std::string title, std::string path, absl::Time now) {
-  return Cell(std::move(title), [path = std::move(path), now](const Value& row) -> std::string {
+  Column column = Cell(std::move(title), [path, now](const Value& row) -> std::string {
     const Value& value = row.At(path);
     return value.is_null() ? "" : RelativeTime(TimeOf(value), now);
   });
+  column.path = std::move(path);
+  return column;
 }
 
 std::string RenderTable(const std::vector<Column>& columns, const std::vector<Value>& rows,

@@ -18,8 +18,8 @@ struct Column {
   enum class Kind { kText, kMoney, kCount };
   std::string title;
   Kind kind = Kind::kText;
-  std::string path;                                // field shown; ignored if `cell` is set
-  std::function<std::string(const Value&)> cell;   // kText only
+  std::string path;                                // field shown; the header's name of CSV
+  std::function<std::string(const Value&)> cell;   // kText only: what is shown instead
   bool hide_if_empty = false;  // left out when every row is empty or 0
   bool right = false;          // right-aligned, as money and counts always are
 

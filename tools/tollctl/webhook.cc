@@ -79,8 +79,9 @@ void RegisterWebhook(CommandLine& commands) {
       .Example("tollctl webhook delete acme --url https://hooks.acme.example/spend --yes")
       .Run([=](Invocation& in) -> absl::Status {
         in.subject = removed->path();
-        TH_RETURN_IF_ERROR(in.Confirm(*yes, absl::StrCat("this removes the webhook ", removed->url(),
-                                                         " of ", removed->path())));
+        TH_RETURN_IF_ERROR(in.Confirm(*yes, Invocation::Scope::kNamed,
+                                      absl::StrCat("this removes the webhook ", removed->url(), " of ",
+                                                   removed->path())));
         TH_RETURN_IF_ERROR(in.api.Call(*removed).status());
         in.Print({Value::Object({{"path", removed->path()}, {"url", removed->url()}, {"deleted", true}}),
                   "", {Column::Text("PATH", "path"), Column::Text("URL", "url"),
