@@ -147,12 +147,14 @@ absl::Status Delete(Invocation& in, const KindInfo& kind, const std::string& pat
   request.set_dry_run(true);
   TH_ASSIGN_OR_RETURN(auto response, in.api.Call(request));
   if (!dry_run) {
-    const int count = response.deleted_paths_size();
+    std::vector<std::string> below(response.deleted_paths().begin(), response.deleted_paths().end());
+    std::erase(below, path);
+    const size_t count = below.size() + 1;
     TH_RETURN_IF_ERROR(in.Confirm(
         yes, count > 1 ? Invocation::Scope::kMore : Invocation::Scope::kNamed,
         absl::StrCat("this deletes ", path,
                           count > 1 ? absl::StrCat(" and ", count - 1, " below it (",
-                                                   absl::StrJoin(response.deleted_paths(), ", "), ")")
+                                                   absl::StrJoin(below, ", "), ")")
                                     : "",
                           "; its keys stop, its history stays")));
     request.set_dry_run(false);

@@ -126,6 +126,10 @@ absl::StatusOr<std::vector<Step>> Plan(const std::vector<Document>& documents,
         step.result = "changed";
       }
     }
+    if (document.kind == DocumentKind::kKey && step.result == "created" &&
+        state.account_paths.contains(document.name)) {
+      return fail("the name is taken, by a revoked key or another account; choose another one");
+    }
     if (document.kind == DocumentKind::kKey && step.result == "changed") {
       for (const std::string& change : step.changes) {
         const std::string field = change.substr(0, change.find(' '));

@@ -14,6 +14,7 @@ namespace {
 constexpr int kBudgetsPerCall = 1000;
 
 std::string Used(const Value& row) {
+  if (!row.At("for_each").text().empty()) return "";  // a template has no money of its own
   const int64_t used = row.At("spent_nanousd").number() + row.At("held_nanousd").number() +
                        row.At("suspense_nanousd").number();
   return PercentBar(used, row.At("limit_nanousd").number() + row.At("raised_nanousd").number());

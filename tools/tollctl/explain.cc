@@ -116,6 +116,10 @@ absl::Status WhatIf(Invocation& in, const Args& args) {
   TH_ASSIGN_OR_RETURN(const auto route, in.api.Call(request));
 
   Value document = FromProto(route);
+  document.Set("input_tokens", Value::Count(request.input_tokens()));
+  document.Set("max_output_tokens",
+               Value::Count(request.max_output_tokens() > 0 ? request.max_output_tokens()
+                                                            : route.price().max_output_tokens()));
   std::vector<std::string> refusals;
   if (key.has_value()) {
     document.Set("account", key->path());
@@ -173,6 +177,8 @@ absl::Status WhatIf(Invocation& in, const Args& args) {
   in.Print({document, "",
             {Column::Text("Account", "account").IfAny(), Column::Text("Provider", "provider"),
              Column::Text("Sent as", "upstream_model"), Column::Text("Priced as", "price.model"),
+             Column::Count("Input tokens", "input_tokens"),
+             Column::Count("Output tokens, at most", "max_output_tokens"),
              Column::Money("Bound", "bound_nanousd"),
              Column::Text("Price book", "price_book_version")},
             "", "", true});
@@ -206,7 +212,7 @@ void RegisterExplain(CommandLine& commands) {
       .Option("--max-tokens", "N", IntoCount([=](int64_t n) { args->route.set_max_output_tokens(n); }),
               "output tokens it would allow; default: the model's maximum")
       .Option("--input-tokens", "N", IntoCount([=](int64_t n) { args->route.set_input_tokens(n); }),
-              "input tokens it would have; default: the model's maximum")
+              "input tokens it would have; default 0")
       .Option("--dialect", "D", IntoChoice({"openai", "anthropic", "gemini"}, &args->dialect),
               "API it would use; default openai")
       .Example("tollctl explain 018f2a7c-6d1e-7cc2-98c4-dc0c0c07398f")

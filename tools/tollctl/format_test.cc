@@ -126,6 +126,7 @@ TEST(TableTest, BarsAndRelativeTimes) {
   EXPECT_EQ(PercentBar(1, 0), "");
   const absl::Time now = At("2026-11-21T12:00:00Z");
   EXPECT_EQ(RelativeTime(now + absl::Hours(24 * 9 + 12), now), "in 9 d 12 h");
+  EXPECT_EQ(RelativeTime(now + absl::Hours(24 * 90) - absl::Milliseconds(20), now), "in 90 d");
   EXPECT_EQ(RelativeTime(now - absl::Hours(24 * 30), now), "30 d ago");
   EXPECT_EQ(RelativeTime(now - absl::Seconds(61), now), "1 min 1 s ago");
   EXPECT_EQ(RelativeTime(now, now), "now");
@@ -257,10 +258,10 @@ TEST(PriceTest, FilesAreTextOrJson) {
   const auto text = ParsePriceFile("# mine\nprice openai gpt-x input=2.5 output=10\n");
   ASSERT_TRUE(text.ok()) << text.status();
   router::v1::ListPricesResponse list;
-  *list.add_prices() = (*text)[0];
+  *list.add_prices() = text->prices[0];
   const auto json = ParsePriceFile(ToJson(FromProto(list)));
   ASSERT_TRUE(json.ok()) << json.status();
-  EXPECT_EQ((*json)[0].SerializeAsString(), (*text)[0].SerializeAsString());
+  EXPECT_EQ(json->prices[0].SerializeAsString(), text->prices[0].SerializeAsString());
   EXPECT_THAT(std::string(ParsePriceFile("price openai").status().message()), HasSubstr("line 1"));
 }
 

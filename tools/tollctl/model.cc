@@ -39,11 +39,15 @@ void RegisterModel(CommandLine& commands) {
       .Run([=](Invocation& in) -> absl::Status {
         in.subject = list->provider();
         TH_ASSIGN_OR_RETURN(const auto response, in.api.Call(*list));
+        const std::string none =
+            list->provider().empty()
+                ? "no models: add a provider with: tollctl provider set NAME --dialect openai "
+                  "--base-url URL"
+                : absl::StrCat(list->provider(), " serves no models; see: tollctl provider list");
         std::vector<Column> columns = PriceColumns("price.", in.Now());
         columns[0] = Column::Text("PROVIDER", "provider");
         in.Print({Value::Object({{"models", ListFromProto(response.models())}}), "models", columns,
-                  "", "no models: add a provider with: tollctl provider set NAME --dialect openai "
-                      "--base-url URL"});
+                  "", none});
         return absl::OkStatus();
       });
 

@@ -4,6 +4,7 @@
 #include <iterator>
 #include <map>
 #include <memory>
+#include <ostream>
 #include <tuple>
 
 #include "absl/strings/str_cat.h"
@@ -33,22 +34,34 @@ absl::StatusOr<router::v1::ListPricesResponse> Prices(Invocation& in, const std:
   return in.api.Call(request);
 }
 
-absl::StatusOr<ModelPrice> One(Invocation& in, const std::string& vendor, const std::string& model) {
+// Prices of one model in force: of the exact name, or else of what the name may stand for.
+absl::Status Show(Invocation& in, const std::string& vendor, const std::string& model) {
   in.subject = model;
-  TH_ASSIGN_OR_RETURN(const auto response, Prices(in, vendor, model, false));
-  if (response.prices_size() == 1) return response.prices(0);
-  if (response.prices_size() == 0) {
+  TH_ASSIGN_OR_RETURN(auto response, Prices(in, vendor, model, false));
+  google::protobuf::RepeatedPtrField<ModelPrice> exact;
+  for (const auto& price : response.prices()) {
+    if (price.model() == model) *exact.Add() = price;
+  }
+  if (!exact.empty()) response.mutable_prices()->Swap(&exact);
+  if (response.prices().empty()) {
     return MakeError(absl::StatusCode::kNotFound, "PRICE_NOT_FOUND",
                      absl::StrCat("no price of '", model, "' is in force",
                                   vendor.empty() ? "" : absl::StrCat(" for ", vendor),
                                   "; see: tollctl price list --model '", model.substr(0, 4), "*'"));
   }
-  std::string vendors;
-  for (const auto& price : response.prices()) {
-    absl::StrAppend(&vendors, vendors.empty() ? "" : ", ", price.vendor());
+  if (!in.IsTable()) {
+    in.Print({FromProto(response), "prices", {}});
+    return absl::OkStatus();
   }
-  return UsageError(absl::StrCat("several vendors have '", model, "'; name one with --vendor: ",
-                                 vendors));
+  for (int i = 0; i < response.prices_size(); ++i) {
+    if (i > 0) *in.environment.out << "\n";
+    std::vector<Column> columns = {Column::Text("vendor", "vendor"), Column::Text("model", "model")};
+    for (const auto& [key, value] : PriceSettings(response.prices(i))) {
+      columns.push_back(Column::Cell(key, [value = value](const Value&) { return value; }));
+    }
+    in.Print({FromProto(response.prices(i)), "", columns, "", "", true});
+  }
+  return absl::OkStatus();
 }
 
 // What of `before` is different in `after`: "input 2.5 -> 3, output -> 12".
@@ -69,28 +82,34 @@ std::string Differences(const ModelPrice& before, const ModelPrice& after) {
   return absl::StrJoin(parts, ", ");
 }
 
-absl::StatusOr<std::vector<ModelPrice>> ReadPrices(Invocation& in, const std::string& path) {
+absl::StatusOr<policy::PriceBook> ReadPrices(Invocation& in, const std::string& path) {
   std::string text;
   if (path == "-") {
     text.assign(std::istreambuf_iterator<char>(*in.environment.in), {});
   } else {
     TH_ASSIGN_OR_RETURN(text, ReadFile(path));
   }
-  auto prices = ParsePriceFile(text);
-  if (!prices.ok()) {
-    return MakeError(prices.status().code(), "BAD_PRICE",
-                     absl::StrCat(path, ": ", prices.status().message()));
+  auto book = ParsePriceFile(text);
+  if (!book.ok()) {
+    return MakeError(book.status().code(), "BAD_PRICE",
+                     absl::StrCat(path, ": ", book.status().message()));
   }
-  return prices;
+  return book;
 }
 
 absl::Status Import(Invocation& in, const std::string& path, bool dry_run) {
-  TH_ASSIGN_OR_RETURN(const auto prices, ReadPrices(in, path));
+  TH_ASSIGN_OR_RETURN(const auto book, ReadPrices(in, path));
   router::v1::ImportPricesRequest request;
   request.set_dry_run(dry_run);
-  request.mutable_prices()->Assign(prices.begin(), prices.end());
+  request.mutable_prices()->Assign(book.prices.begin(), book.prices.end());
   TH_ASSIGN_OR_RETURN(const auto response, in.api.Call(request));
   in.TellStragglers(response.stragglers());
+  for (const auto& alias : book.aliases) {
+    if (dry_run) break;
+    router::v1::SetAliasRequest set;
+    *set.mutable_alias() = alias;
+    TH_RETURN_IF_ERROR(in.api.Call(set).status());
+  }
   in.Print({FromProto(response), "",
             {Column::Count(dry_run ? "Would be added" : "Added", "added"),
              Column::Count(dry_run ? "Would change" : "Changed", "changed"),
@@ -101,7 +120,7 @@ absl::Status Import(Invocation& in, const std::string& path, bool dry_run) {
 }
 
 absl::Status Diff(Invocation& in, const std::string& path) {
-  TH_ASSIGN_OR_RETURN(const auto prices, ReadPrices(in, path));
+  TH_ASSIGN_OR_RETURN(const auto read, ReadPrices(in, path));
   TH_ASSIGN_OR_RETURN(const auto book, Prices(in, "", "", true));
   using Id = std::tuple<std::string, std::string, int64_t>;
   const auto id = [](const ModelPrice& price) {
@@ -111,7 +130,7 @@ absl::Status Diff(Invocation& in, const std::string& path) {
   std::map<Id, const ModelPrice*> known;
   for (const auto& price : book.prices()) known[id(price)] = &price;
   Value rows = Value::List();
-  for (const ModelPrice& price : prices) {
+  for (const ModelPrice& price : read.prices) {
     const auto found = known.find(id(price));
     const std::string changes =
         found == known.end() ? "" : Differences(*found->second, price);
@@ -243,27 +262,15 @@ void RegisterPrice(CommandLine& commands) {
       .Positional("MODEL", Into(&show->model), "catalogue name")
       .Option("--vendor", "V", Into(&show->vendor), "where several vendors have the model")
       .Example("tollctl price show gpt-4o --vendor openai")
-      .Run([=](Invocation& in) -> absl::Status {
-        TH_ASSIGN_OR_RETURN(const ModelPrice price, One(in, show->vendor, show->model));
-        if (!in.IsTable()) {
-          in.Print({Value::Object({{"price", FromProto(price)}}), "price", {}});
-          return absl::OkStatus();
-        }
-        std::vector<Column> columns = {Column::Text("vendor", "vendor"),
-                                       Column::Text("model", "model")};
-        for (const auto& [key, value] : PriceSettings(price)) {
-          columns.push_back(Column::Cell(key, [value = value](const Value&) { return value; }));
-        }
-        in.Print({FromProto(price), "", columns, "", "", true});
-        return absl::OkStatus();
-      });
+      .Run([=](Invocation& in) { return Show(in, show->vendor, show->model); });
   AddSet(noun);
 
   auto imported = std::make_shared<std::string>();
   auto dry_run = std::make_shared<bool>(false);
   noun.AddVerb("import", "Adds or replaces prices from a file; all of them or none")
       .Describe("The file is in the price book's format (lines `price VENDOR MODEL input=2.50 ...`)\n"
-                "or JSON as `tollctl price list --output json` prints it; - reads stdin.")
+                "or JSON as `tollctl price list --output json` prints it; - reads stdin. Its alias lines are\n"
+                "set too.")
       .Positional("FILE", Into(imported.get()), "the file, or -")
       .Flag("--dry-run", dry_run.get(), "only count what would change")
       .Example("tollctl price import contract-prices.txt --dry-run")

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "google/protobuf/util/json_util.h"
+#include "libs/base/money.h"
 #include "libs/base/status_macros.h"
 #include "libs/base/strings.h"
 #include "libs/policy/price_book.h"
@@ -21,7 +22,7 @@ std::string RateText(const Value& price, std::string_view token_class) {
     if (rate.At("token_class").text() == token_class &&
         rate.At("tier").text() == "SERVICE_TIER_STANDARD" &&
         rate.At("above_input_tokens").number() == 0) {
-      return MoneyText(rate.At("nanousd_per_mtok").number(), 9);
+      return absl::StrCat("$", FormatUsd(NanoUsd(rate.At("nanousd_per_mtok").number())));
     }
   }
   return "";
@@ -138,7 +139,7 @@ absl::StatusOr<router::v1::ModelPrice> PriceFromSettings(
   return book->prices[0];
 }
 
-absl::StatusOr<std::vector<router::v1::ModelPrice>> ParsePriceFile(const std::string& text) {
+absl::StatusOr<policy::PriceBook> ParsePriceFile(const std::string& text) {
   if (absl::StartsWith(absl::StripLeadingAsciiWhitespace(text), "{")) {
     router::v1::ListPricesResponse list;
     const auto parsed = google::protobuf::util::JsonStringToMessage(text, &list);
@@ -147,14 +148,9 @@ absl::StatusOr<std::vector<router::v1::ModelPrice>> ParsePriceFile(const std::st
           "not prices in JSON as `tollctl price list --output json` prints them: ",
           parsed.message().ToString()));
     }
-    return std::vector<router::v1::ModelPrice>(list.prices().begin(), list.prices().end());
+    return policy::PriceBook{{list.prices().begin(), list.prices().end()}, {}};
   }
-  TH_ASSIGN_OR_RETURN(const auto book, policy::ParsePriceBook(text));
-  if (!book.aliases.empty()) {
-    return absl::InvalidArgumentError(
-        "the file has alias lines; aliases are set with: tollctl model alias set");
-  }
-  return book.prices;
+  return policy::ParsePriceBook(text);
 }
 
 }  // namespace tollhouse::tollctl

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "libs/policy/price_book.h"
 #include "tollhouse/router/v1/router.pb.h"
 #include "tools/tollctl/table.h"
 #include "tools/tollctl/value.h"
@@ -26,6 +27,6 @@ absl::StatusOr<router::v1::ModelPrice> PriceFromSettings(
     const std::vector<std::pair<std::string, std::string>>& settings);
 
 // A price file: the price book's format, or JSON as `price list --output json` prints it.
-absl::StatusOr<std::vector<router::v1::ModelPrice>> ParsePriceFile(const std::string& text);
+absl::StatusOr<policy::PriceBook> ParsePriceFile(const std::string& text);
 
 }  // namespace tollhouse::tollctl

@@ -1,4 +1,5 @@
 // provider: upstreams and their credentials.
+#include <algorithm>
 #include <map>
 #include <memory>
 
@@ -113,6 +114,11 @@ absl::Status Set(Invocation& in, SetArgs& args) {
   return absl::OkStatus();
 }
 
+absl::Status NoProvider(const std::string& name) {
+  return MakeError(absl::StatusCode::kNotFound, "PROVIDER_NOT_FOUND",
+                   absl::StrCat("provider '", name, "' does not exist"));
+}
+
 absl::Status List(Invocation& in, const std::string& name) {
   in.subject = name;
   TH_ASSIGN_OR_RETURN(const auto response, in.api.Call(router::v1::ListProvidersRequest()));
@@ -122,8 +128,7 @@ absl::Status List(Invocation& in, const std::string& name) {
     if (name.empty() || provider.name() == name) rows.Add(WithCredential(provider, credentials));
   }
   if (!name.empty() && rows.items().empty()) {
-    return MakeError(absl::StatusCode::kNotFound, "PROVIDER_NOT_FOUND",
-                     absl::StrCat("provider '", name, "' does not exist"));
+    return NoProvider(name);
   }
   in.Print({Value::Object({{"providers", rows}}), "providers", ProviderColumns(), "",
             "no providers yet; add one with: tollctl provider set NAME --dialect openai --base-url URL",
@@ -133,6 +138,11 @@ absl::Status List(Invocation& in, const std::string& name) {
 
 absl::Status Delete(Invocation& in, const std::string& name, bool dry_run, bool yes) {
   in.subject = name;
+  TH_ASSIGN_OR_RETURN(const auto known, in.api.Call(router::v1::ListProvidersRequest()));
+  if (std::none_of(known.providers().begin(), known.providers().end(),
+                   [&](const auto& provider) { return provider.name() == name; })) {
+    return NoProvider(name);
+  }
   if (!dry_run) {
     TH_RETURN_IF_ERROR(in.Confirm(
         yes, Invocation::Scope::kNamed, absl::StrCat("this removes provider ", name, " and its stored credential")));

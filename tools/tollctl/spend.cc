@@ -81,7 +81,7 @@ void RegisterSpend(CommandLine& commands) {
                   "rows", SpendColumns(*request), "total",
                   absl::StrCat("nothing was spent",
                                request->path().empty() ? "" : absl::StrCat(" by ", request->path()),
-                               " since ", *since)});
+                               " (--since ", *since, ")")});
         return absl::OkStatus();
       });
 }

@@ -4,8 +4,10 @@
 #include <cstdlib>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "libs/base/strings.h"
 
 namespace tollhouse::tollctl {
@@ -107,6 +109,19 @@ std::string Padded(const std::string& text, size_t width, bool right) {
   return right ? blanks + text : text + blanks;
 }
 
+// "BASE URL" as it stands before a single value: "Base URL".
+std::string DetailTitle(const std::string& title) {
+  std::string out;
+  for (const absl::string_view word : absl::StrSplit(title, ' ')) {
+    const bool keep = word == "URL" || word == "ID" || word == "CA" ||
+                      absl::AsciiStrToUpper(word) != word;
+    std::string shown = keep ? std::string(word) : absl::AsciiStrToLower(word);
+    if (out.empty() && !shown.empty()) shown[0] = absl::ascii_toupper(static_cast<unsigned char>(shown[0]));
+    absl::StrAppend(&out, out.empty() ? "" : " ", shown);
+  }
+  return out;
+}
+
 std::string Line(const std::vector<std::string>& fields) {
   std::string line;
   for (const std::string& field : fields) absl::StrAppend(&line, line.empty() ? "" : "  ", field);
@@ -160,7 +175,7 @@ std::string RenderDetails(const std::vector<Column>& columns, const Value& row) 
   std::string out;
   for (const Column& column : columns) {
     if (Hidden(column, {row})) continue;
-    out += Line({Padded(column.title + ":", width + 1, false), Cells(column, {row}, Value())[0]});
+    out += Line({Padded(DetailTitle(column.title) + ":", width + 1, false), Cells(column, {row}, Value())[0]});
   }
   return out;
 }
@@ -186,13 +201,14 @@ std::string RelativeTime(absl::Time at, absl::Time now) {
   static constexpr Unit kUnits[] = {{86400, "d"}, {3600, "h"}, {60, "min"}, {1, "s"}};
   std::string text;
   for (size_t i = 0; i < std::size(kUnits); ++i) {
-    const int64_t larger = seconds / kUnits[i].seconds;
-    if (larger == 0) continue;
-    text = absl::StrCat(larger, " ", kUnits[i].name);
-    if (larger < 10 && i + 1 < std::size(kUnits)) {
-      const int64_t smaller = seconds % kUnits[i].seconds / kUnits[i + 1].seconds;
-      if (smaller > 0) absl::StrAppend(&text, " ", smaller, " ", kUnits[i + 1].name);
-    }
+    const int64_t unit = kUnits[i].seconds;
+    if (seconds < unit) continue;
+    const bool two = seconds / unit < 10 && i + 1 < std::size(kUnits);
+    const int64_t step = two ? kUnits[i + 1].seconds : unit;
+    const int64_t rounded = (seconds + step / 2) / step * step;
+    text = absl::StrCat(rounded / unit, " ", kUnits[i].name);
+    const int64_t smaller = rounded % unit / step;
+    if (two && smaller > 0) absl::StrAppend(&text, " ", smaller, " ", kUnits[i + 1].name);
     break;
   }
   return future ? "in " + text : text + " ago";

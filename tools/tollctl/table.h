@@ -48,7 +48,7 @@ struct Column {
 std::string RenderTable(const std::vector<Column>& columns, const std::vector<Value>& rows,
                         const Value& total = Value());
 
-// "Name:  value" lines, one per column, for a single object.
+// "Name:  value" lines, one per column, for a single object; titles in capitals become words.
 std::string RenderDetails(const std::vector<Column>& columns, const Value& row);
 
 // "$1,234.50": two decimals for whole cents, otherwise `decimals` (2..9), rounded half away from
@@ -56,7 +56,7 @@ std::string RenderDetails(const std::vector<Column>& columns, const Value& row);
 std::string MoneyText(int64_t nanousd, int decimals = 4);
 // "1,234,567"
 std::string CountText(int64_t count);
-// "in 9 d", "3 h ago", "now"; the two largest units below ten of the larger one: "in 1 d 4 h".
+// "in 12 d", "3 h ago", "now", rounded; below ten of a unit with the next one: "in 1 d 4 h".
 std::string RelativeTime(absl::Time at, absl::Time now);
 // "██████░░░░  62 %" of `whole`; "" if whole is 0. Over 100 % the bar is full and the number goes on.
 std::string PercentBar(int64_t part, int64_t whole);
