@@ -323,6 +323,17 @@ struct Pruner {
   }
 };
 
+// As the ledger writes the id of a budget: "acme#day*key", "acme#month[use_case=ci]".
+std::string BudgetId(const Document& document) {
+  const auto& budget = std::get<ledger::v1::SetBudgetRequest>(document.body);
+  std::string match = absl::StrJoin(std::map<std::string, std::string>(budget.match().begin(),
+                                                                       budget.match().end()),
+                                    "&", absl::PairFormatter("="));
+  if (!match.empty() && budget.name().empty()) match = absl::StrCat("[", match, "]");
+  return absl::StrCat(budget.path(), "#", budget.name().empty() ? budget.window() + match : budget.name(),
+                      budget.for_each().empty() ? "" : "*", budget.for_each());
+}
+
 // The rows of what was planned or done, and how many there are of each.
 void PrintSteps(Invocation& in, const std::vector<Step>& steps, bool dry_run) {
   Value rows = Value::List();
@@ -331,6 +342,7 @@ void PrintSteps(Invocation& in, const std::vector<Step>& steps, bool dry_run) {
     Value row = Value::Object({{"kind", KindName(step.document.kind)},
                                {"name", step.document.name},
                                {"result", step.result}});
+    if (step.document.kind == DocumentKind::kBudget) row.Set("id", BudgetId(step.document));
     Value changes = Value::List();
     for (const std::string& change : step.changes) changes.Add(change);
     row.Set("changes", std::move(changes));
@@ -341,7 +353,9 @@ void PrintSteps(Invocation& in, const std::vector<Step>& steps, bool dry_run) {
   Value document = Value::Object({{"documents", rows}, {"dry_run", dry_run}});
   for (const auto& [result, count] : counts) document.Set(result, Value::Number(count));
   in.Print({document, "documents",
-            {Column::Text("KIND", "kind"), Column::Text("NAME", "name"),
+            {Column::Text("KIND", "kind"), Column::Cell("NAME", [](const Value& row) {
+               return row.At(row.At("id").is_null() ? "name" : "id").text();
+             }),
              Column::Cell("RESULT", [dry_run](const Value& row) {
                const std::string& result = row.At("result").text();
                return dry_run && result != "unchanged" ? absl::StrCat("would be ", result) : result;

@@ -3,6 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <sstream>
+
 namespace tollhouse::tollctl {
 namespace {
 
@@ -168,6 +173,21 @@ TEST(DocumentsTest, WhatTheSystemFilledInIsNoDifference) {
                           Parse("{kind: Provider, name: openai, spec: {dialect: openai, base_url: "
                                 "\"https://API.openai.com:443/v1/\"}}")[0]),
               IsEmpty());
+}
+
+// ctest runs in the source directory.
+TEST(DocumentsTest, EveryKindHasAnExampleThatReads) {
+  std::set<DocumentKind> kinds;
+  for (const auto& entry : std::filesystem::directory_iterator("deploy/examples")) {
+    if (entry.path().extension() != ".yaml") continue;
+    std::stringstream text;
+    text << std::ifstream(entry.path()).rdbuf();
+    const auto documents = ParseDocuments(text.str(), entry.path().string());
+    ASSERT_TRUE(documents.ok()) << documents.status();
+    EXPECT_TRUE(CheckUnique(*documents).ok()) << entry.path();
+    for (const Document& document : *documents) kinds.insert(document.kind);
+  }
+  EXPECT_EQ(kinds.size(), 9u);
 }
 
 TEST(DocumentsTest, CredentialFilesAreRelativeToTheirDocument) {

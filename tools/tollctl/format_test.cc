@@ -110,6 +110,15 @@ TEST(TableTest, TotalStandsBelowARuleAndEmptyColumnsAreHidden) {
             "TEAM       N\na      1,234\n------------\ntotal  1,234\n");
 }
 
+TEST(TableTest, DetailsShowEveryNanoDollar) {
+  const Value row = Value::Object({{"cost", Value::Count(11'100)}, {"limit", Value::Count(1'250 * kDollar)},
+                                   {"one", Value::Count(1)}});
+  EXPECT_EQ(RenderDetails({Column::Money("COST", "cost"), Column::Money("Limit", "limit"),
+                           Column::Money("BASE URL", "one")},
+                          row),
+            "Cost:      $0.0000111\nLimit:     $1,250.00\nBase URL:  $0.000000001\n");
+}
+
 TEST(TableTest, MoneyNeverRoundsToNothing) {
   EXPECT_EQ(MoneyText(800 * kDollar), "$800.00");
   EXPECT_EQ(MoneyText(-1'234'567'890'000), "-$1,234.5679");

@@ -60,13 +60,20 @@ std::string FixedMoney(int64_t nanousd, int decimals) {
                          decimals, rounded % scale);
 }
 
+std::string ExactMoney(int64_t nanousd) {
+  int decimals = 9;
+  while (decimals > 2 && Magnitude(nanousd) % PowerOfTen(10 - decimals) == 0) --decimals;
+  return FixedMoney(nanousd, decimals);
+}
+
 bool IsEmpty(const Value& value) {
   return value.is_null() || (value.number() == 0 && value.text().empty() && value.items().empty() &&
                              value.fields().empty());
 }
 
+// `exact`: all decimals of each amount, for values that do not stand below each other.
 std::vector<std::string> Cells(const Column& column, const std::vector<Value>& rows,
-                               const Value& total) {
+                               const Value& total, bool exact = false) {
   std::vector<const Value*> all;
   for (const Value& row : rows) all.push_back(&row);
   if (!total.is_null()) all.push_back(&total);
@@ -83,7 +90,7 @@ std::vector<std::string> Cells(const Column& column, const std::vector<Value>& r
     } else if (value.is_null()) {
       cells.emplace_back();
     } else if (column.kind == Column::Kind::kMoney) {
-      cells.push_back(FixedMoney(value.number(), decimals));
+      cells.push_back(exact ? ExactMoney(value.number()) : FixedMoney(value.number(), decimals));
     } else if (column.kind == Column::Kind::kCount) {
       cells.push_back(CountText(value.number()));
     } else if (value.kind() == Value::Kind::kList) {
@@ -175,7 +182,7 @@ std::string RenderDetails(const std::vector<Column>& columns, const Value& row) 
   std::string out;
   for (const Column& column : columns) {
     if (Hidden(column, {row})) continue;
-    out += Line({Padded(DetailTitle(column.title) + ":", width + 1, false), Cells(column, {row}, Value())[0]});
+    out += Line({Padded(DetailTitle(column.title) + ":", width + 1, false), Cells(column, {row}, Value(), true)[0]});
   }
   return out;
 }

@@ -48,7 +48,8 @@ struct Column {
 std::string RenderTable(const std::vector<Column>& columns, const std::vector<Value>& rows,
                         const Value& total = Value());
 
-// "Name:  value" lines, one per column, for a single object; titles in capitals become words.
+// "Name:  value" lines, one per column, for a single object: money to the nano-dollar, titles in
+// capitals as words.
 std::string RenderDetails(const std::vector<Column>& columns, const Value& row);
 
 // "$1,234.50": two decimals for whole cents, otherwise `decimals` (2..9), rounded half away from
