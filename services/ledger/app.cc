@@ -5,6 +5,7 @@
 
 #include "libs/base/status_macros.h"
 #include "libs/obs/log.h"
+#include "libs/obs/metrics.h"
 #include "services/ledger/grpc_service.h"
 #include "services/ledger/poster.h"
 #include "services/ledger/store/sqlite_store.h"
@@ -15,6 +16,11 @@ namespace {
 
 // The longest the timer sleeps: a clock that jumps is noticed within it.
 constexpr absl::Duration kTick = absl::Seconds(1);
+
+prometheus::Counter& EntryCounter(const char* outcome) {
+  return obs::Counter("tollhouse_ledger_entries_total", "Journal entries by what became of them.",
+                      {{"outcome", outcome}});
+}
 
 }  // namespace
 
@@ -27,6 +33,23 @@ struct App::Parts {
         admin(MakeAdminService(store.get(), internal.get(), config.authenticator)),
         webhooks(std::make_unique<WebhookSender>(store.get(), config.clock)) {
     store->SetDeliveriesAdded([this] { webhooks->Wake(); });
+  }
+
+  static void CountOn(prometheus::Counter& counter, int64_t& counted, int64_t now) {
+    if (now > counted) counter.Increment(now - counted);
+    counted = now;
+  }
+
+  // What has happened in the store since the last time.
+  void UpdateMetrics() {
+    const StoreCounters now = store->counters();
+    CountOn(posted, counted.entries_posted, now.entries_posted);
+    CountOn(duplicate, counted.entries_duplicate, now.entries_duplicate);
+    CountOn(conflicting, counted.entries_conflicting, now.entries_conflicting);
+    CountOn(rejected, counted.entries_rejected, now.entries_rejected);
+    CountOn(above_hold, counted.entries_above_hold, now.entries_above_hold);
+    CountOn(resolved_auto, counted.suspense_resolved_auto, now.suspense_resolved_auto);
+    CountOn(cover_missing, counted.cover_missing, now.cover_missing);
   }
 
   // Ends raises and resolves old suspense when their time comes.
@@ -46,6 +69,7 @@ struct App::Parts {
           obs::Warning("suspense_resolved_as_estimate", {{"holds", *resolved}});
         }
       }
+      UpdateMetrics();
       absl::MutexLock lock(&mutex);
       if (mutex.AwaitWithTimeout(absl::Condition(&stopping), sleep)) return;
     }
@@ -57,6 +81,20 @@ struct App::Parts {
   const std::unique_ptr<InternalService> internal;
   const std::unique_ptr<grpc::Service> admin;
   const std::unique_ptr<WebhookSender> webhooks;
+  prometheus::Counter& posted = EntryCounter("posted");
+  prometheus::Counter& duplicate = EntryCounter("duplicate");
+  prometheus::Counter& conflicting = EntryCounter("conflict");
+  prometheus::Counter& rejected = EntryCounter("rejected");
+  prometheus::Counter& above_hold =
+      obs::Counter("tollhouse_ledger_entries_above_hold_total",
+                   "Settlements that cost more than their hold.");
+  prometheus::Counter& resolved_auto =
+      obs::Counter("tollhouse_ledger_suspense_estimated_total",
+                   "Holds in suspense that were booked at their full amount because nobody knew better.");
+  prometheus::Counter& cover_missing =
+      obs::Counter("tollhouse_ledger_cover_missing_total",
+                   "Postings that named more than their epoch held: a bug somewhere.");
+  StoreCounters counted;  // what the metrics have; timer thread only
   absl::Mutex mutex;
   bool stopping ABSL_GUARDED_BY(mutex) = false;
   std::thread timer;

@@ -1,6 +1,8 @@
 // LedgerAdminService: checks, calls the store, waits for the watchers.
-#include "absl/strings/str_cat.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
 #include "libs/base/error.h"
+#include "libs/base/money.h"
 #include "libs/base/status_macros.h"
 #include "libs/base/strings.h"
 #include "libs/base/uuid.h"
@@ -20,6 +22,13 @@ absl::Status Bad(std::string_view reason, std::string_view message) {
 template <typename ProtoMap>
 std::map<std::string, std::string> ToMap(const ProtoMap& map) {
   return {map.begin(), map.end()};
+}
+
+// "epoch/ORG_ID/EPOCH"
+bool ParseLostLease(const std::string& id, int64_t* org, int64_t* epoch) {
+  const std::vector<std::string> parts = absl::StrSplit(id, '/');
+  return parts.size() == 3 && parts[0] == "epoch" && absl::SimpleAtoi(parts[1], org) &&
+         absl::SimpleAtoi(parts[2], epoch);
 }
 
 class AdminServiceImpl final : public v1::LedgerAdminService::Service {
@@ -197,6 +206,20 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
                                v1::ResolveSuspenseResponse* response) override {
     return Call(context, [&]() -> absl::Status {
       TH_RETURN_IF_ERROR(CheckAmount(request->cost_nanousd(), "the cost"));
+      if (request->cost_nanousd() > kMaxHold.nanos()) {
+        return Bad("BAD_AMOUNT", "the cost of one request is at most $1,000,000");
+      }
+      int64_t org = 0;
+      int64_t epoch = 0;
+      if (ParseLostLease(request->hold_id(), &org, &epoch)) {
+        if (request->cost_nanousd() != 0) {
+          return Bad("BAD_AMOUNT", "a lost lease is released with cost 0; it names no request to charge");
+        }
+        TH_RETURN_IF_ERROR(store_->ReleaseLostLease(org, epoch));
+        response->mutable_entry()->set_hold_id(request->hold_id());
+        response->mutable_entry()->set_state("released");
+        return absl::OkStatus();
+      }
       const absl::StatusOr<Uuid> hold = ParseUuid(request->hold_id());
       if (!hold.ok()) return Bad("BAD_ARGUMENT", "hold_id is not a UUID");
       TH_ASSIGN_OR_RETURN(*response->mutable_entry(),

@@ -143,8 +143,8 @@ class LedgerServiceImpl final : public Base {
  public:
   using Hub = rpc::WatchHub<v1::WatchRequest, v1::WatchResponse>;
 
-  LedgerServiceImpl(Store* store, Poster* poster)
-      : store_(store), poster_(poster), hub_([store] { return store->Snapshot(); }) {
+  LedgerServiceImpl(Store* store, Poster* poster, absl::Duration acknowledge_timeout)
+      : store_(store), poster_(poster), acknowledge_timeout_(acknowledge_timeout), hub_([store] { return store->Snapshot(); }) {
     store->SetPublish([this](v1::WatchResponse change) { return hub_.Publish(std::move(change)); });
   }
 
@@ -174,7 +174,11 @@ class LedgerServiceImpl final : public Base {
   grpc::Status CreateKeyAccount(grpc::ServerContext*, const v1::CreateKeyAccountRequest* request,
                                 v1::CreateKeyAccountResponse* response) override {
     int64_t version = 0;
-    return Reply(store_->CreateKeyAccount(*request, &version), response);
+    absl::StatusOr<v1::CreateKeyAccountResponse> created =
+        store_->CreateKeyAccount(*request, &version);
+    // A budget that a template gave it is in force before the key can be used.
+    if (version > 0) hub_.WaitAcknowledged(version, acknowledge_timeout_);
+    return Reply(std::move(created), response);
   }
 
   grpc::Status DeleteKeyAccount(grpc::ServerContext*, const v1::DeleteKeyAccountRequest* request,
@@ -243,13 +247,14 @@ class LedgerServiceImpl final : public Base {
 
   Store* const store_;
   Poster* const poster_;
+  const absl::Duration acknowledge_timeout_;
   Hub hub_;
 };
 
 class InternalServiceImpl final : public InternalService {
  public:
   InternalServiceImpl(Store* store, Poster* poster, absl::Duration acknowledge_timeout)
-      : acknowledge_timeout_(acknowledge_timeout), service_(store, poster) {}
+      : acknowledge_timeout_(acknowledge_timeout), service_(store, poster, acknowledge_timeout) {}
 
   grpc::Service* service() override { return &service_; }
 

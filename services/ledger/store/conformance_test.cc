@@ -402,6 +402,24 @@ TEST_F(StoreTest, ClosedEpochsLeaseReturnsOnlyAfterEveryEdgeHasAnnounced) {
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
+TEST_F(StoreTest, LostLeaseOfALostEdgeWaitsForAnOperator) {
+  SetUpPath();
+  const v1::Budget org = SetBudget("acme", 1000);
+  Lease(org, 1, 600);
+  epoch_ = RegisterEpoch("memory-2");
+  const auto waiting = store_->ListSuspense("acme");
+  ASSERT_EQ(waiting->lost_leases_size(), 1);
+  EXPECT_EQ(waiting->lost_leases(0).id(), absl::StrCat("epoch/", path_[0], "/1"));
+  EXPECT_EQ(waiting->lost_leases(0).amount_nanousd(), 600);
+  EXPECT_THAT(waiting->lost_leases(0).waiting_for(), ElementsAre("edge-1"));
+  EXPECT_EQ(ReasonOf(store_->ReleaseLostLease(path_[0], 2)), "SUSPENSE_NOT_FOUND");  // still open
+  EXPECT_TRUE(store_->ReleaseLostLease(path_[0], 1).ok());
+  EXPECT_TRUE(store_->ReleaseLostLease(path_[0], 1).ok());
+  EXPECT_EQ(Budget("acme#month").suspense_nanousd(), 0);
+  EXPECT_EQ(store_->ListSuspense("acme")->lost_leases_size(), 0);
+  EXPECT_THAT(Problems(), IsEmpty());
+}
+
 TEST_F(StoreTest, AnnouncingAnOpenEpochIsRefused) {
   SetUpPath();
   v1::AnnounceHoldsRequest announce;

@@ -466,6 +466,22 @@ absl::Status SqliteStore::AnnounceHolds(const v1::AnnounceHoldsRequest& request)
   });
 }
 
+absl::Status SqliteStore::ReleaseLostLease(int64_t org_id, int64_t epoch) {
+  return Write([&](Txn& t) -> absl::Status {
+    TH_ASSIGN_OR_RETURN(const int64_t open, OpenEpoch(t, org_id));
+    if (epoch <= 0 || epoch >= open) {
+      return MakeError(absl::StatusCode::kNotFound, "SUSPENSE_NOT_FOUND",
+                       absl::StrCat("org ", org_id, " has no closed epoch ", epoch));
+    }
+    TH_RETURN_IF_ERROR(
+        t.c.Execute("UPDATE epoch_edges SET announced_at = ?3 WHERE org_id = ?1 AND epoch = ?2 AND "
+                    "announced_at IS NULL",
+                    org_id, epoch, ToColumn(t.now))
+            .status());
+    return ReclaimWhereAnnounced(t, org_id);
+  });
+}
+
 absl::StatusOr<v1::ListPendingAnnouncementsResponse> SqliteStore::ListPendingAnnouncements(
     std::string_view edge_id) {
   v1::ListPendingAnnouncementsResponse out;

@@ -111,8 +111,8 @@ absl::StatusOr<std::string> SqliteStore::WhyRejected(Txn& t, const v1::Entry& en
     if (kind == common::v1::ACCOUNT_KIND_UNSPECIFIED) return absl::StrCat("no account ", id);
     if (its_org != org) return "account_ids are not of one org";
   }
-  if (entry.cost_nanousd() < 0 || entry.cost_nanousd() > kMaxCap.nanos()) return "cost out of range";
-  if (entry.hold_nanousd() < 0 || entry.hold_nanousd() > kMaxCap.nanos()) return "hold out of range";
+  if (entry.cost_nanousd() < 0 || entry.cost_nanousd() > kMaxHold.nanos()) return "cost out of range";
+  if (entry.hold_nanousd() < 0 || entry.hold_nanousd() > kMaxHold.nanos()) return "hold out of range";
   if (entry.kind() == v1::ENTRY_KIND_VOID && entry.cost_nanousd() != 0) return "a void costs nothing";
   TH_ASSIGN_OR_RETURN(const int64_t open, OpenEpoch(t, org));
   if (entry.epoch() < 0 || entry.epoch() > open) return "unknown epoch";
@@ -122,7 +122,7 @@ absl::StatusOr<std::string> SqliteStore::WhyRejected(Txn& t, const v1::Entry& en
   if (entry.budgets_size() > kBudgetsPerEntryMax) return "too many budgets";
   for (int i = 0; i < entry.budgets_size(); ++i) {
     const common::v1::HeldBudget& budget = entry.budgets(i);
-    if (budget.amount_nanousd() < 0 || budget.amount_nanousd() > kMaxCap.nanos()) {
+    if (budget.amount_nanousd() < 0 || budget.amount_nanousd() > kMaxHold.nanos()) {
       return "amount out of range";
     }
     if (budget.amount_nanousd() > 0 && entry.epoch() == 0) return "a hold without an epoch";
@@ -303,7 +303,14 @@ absl::Status SqliteStore::Settle(Txn& t, int64_t sequence, const v1::Entry& entr
     }
     TH_RETURN_IF_ERROR(WriteLine(t, sequence, *row, entry.epoch(), before, d_lost));
   }
-  if (above_hold) ++t.counters.entries_above_hold;
+  if (above_hold) {
+    ++t.counters.entries_above_hold;
+    obs::Warning("settled_above_hold", {{"account", entry.account_path()},
+                                        {"request_id", entry.request_id()},
+                                        {"model", entry.model()},
+                                        {"hold_nanousd", entry.hold_nanousd()},
+                                        {"cost_nanousd", entry.cost_nanousd()}});
+  }
   // What is left of its own row, and other holds of the same attempt under other epochs.
   for (SuspenseRow& row : suspense) {
     if (row.state == SuspenseState::kClosed) continue;

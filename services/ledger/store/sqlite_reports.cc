@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "libs/base/error.h"
 #include "libs/base/strings.h"
 #include "services/ledger/core/names.h"
@@ -307,7 +308,29 @@ absl::StatusOr<v1::ListSuspenseResponse> SqliteStore::ListSuspense(std::string_v
                                 "(?1 = 0 OR r.org_id = ?1) GROUP BY r.id) GROUP BY org_id)",
                                 org));
     if (rows.Next()) out.set_lost_lease_nanousd(rows.Int(0));
-    return rows.status();
+    TH_RETURN_IF_ERROR(rows.status());
+    TH_ASSIGN_OR_RETURN(
+        sql::Rows epochs,
+        c.Query("SELECT e.org_id, e.epoch, e.closed_at, a.path, (SELECT coalesce(max(x.lost), 0) FROM "
+                "epoch_amounts x JOIN budget_rows r ON r.id = x.row_id WHERE x.epoch = e.epoch AND "
+                "r.org_id = e.org_id) AS lost, (SELECT coalesce(group_concat(edge_id, char(10)), '') "
+                "FROM epoch_edges w WHERE w.org_id = e.org_id AND w.epoch = e.epoch AND "
+                "w.announced_at IS NULL) FROM epochs e JOIN accounts a ON a.id = e.org_id WHERE "
+                "e.closed_at IS NOT NULL AND e.reclaimed_at IS NULL AND (?1 = 0 OR e.org_id = ?1) "
+                "AND lost > 0 ORDER BY e.org_id, e.epoch",
+                org));
+    while (epochs.Next()) {
+      v1::ListSuspenseResponse::LostLease& lease = *out.add_lost_leases();
+      lease.set_id(absl::StrCat("epoch/", epochs.Int(0), "/", epochs.Int(1)));
+      SetTime(FromColumn(epochs.Int(2)), lease.mutable_since());
+      lease.set_account(epochs.Text(3));
+      lease.set_amount_nanousd(epochs.Int(4));
+      const std::string edges = epochs.Text(5);
+      for (const absl::string_view edge : absl::StrSplit(edges, '\n', absl::SkipEmpty())) {
+        lease.add_waiting_for(std::string(edge));
+      }
+    }
+    return epochs.status();
   }));
   return out;
 }

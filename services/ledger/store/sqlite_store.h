@@ -135,6 +135,7 @@ class SqliteStore final : public Store {
   absl::StatusOr<v1::ListSuspenseResponse> ListSuspense(std::string_view path) override;
   absl::StatusOr<v1::JournalEntry> ResolveSuspense(std::string_view raw_hold_id, int64_t cost_nanos,
                                                    std::string_view reason) override;
+  absl::Status ReleaseLostLease(int64_t org_id, int64_t epoch) override;
   absl::StatusOr<int64_t> ResolveOldSuspense(absl::Time before) override;
 
   absl::StatusOr<v1::GetSpendResponse> GetSpend(const v1::GetSpendRequest& request) override;

@@ -139,6 +139,9 @@ class Store {
   virtual absl::StatusOr<v1::JournalEntry> ResolveSuspense(std::string_view raw_hold_id,
                                                            int64_t cost_nanos,
                                                            std::string_view reason) = 0;
+  // Gives up waiting for the announcements of a closed epoch: as if its missing edges had announced
+  // nothing. Idempotent. NOT_FOUND (SUSPENSE_NOT_FOUND) if there is no such closed epoch.
+  virtual absl::Status ReleaseLostLease(int64_t org_id, int64_t epoch) = 0;
   // Resolves what has been in suspense since `before` or earlier at its full hold. How many.
   virtual absl::StatusOr<int64_t> ResolveOldSuspense(absl::Time before) = 0;
 
