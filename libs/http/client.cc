@@ -44,6 +44,10 @@ long Millis(absl::Duration duration) {  // curl's own type; 0 would mean no limi
   return std::max<long>(1, static_cast<long>(absl::ToInt64Milliseconds(duration)));
 }
 
+int Progress(void* data, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
+  return static_cast<Transfer*>(data)->limits->cancelled() ? 1 : 0;
+}
+
 struct CurlDeleter {
   void operator()(CURL* curl) const { curl_easy_cleanup(curl); }
   void operator()(curl_slist* list) const { curl_slist_free_all(list); }
@@ -84,6 +88,11 @@ absl::StatusOr<Response> Send(const Request& request, const Limits& limits) {
   if (!request.body.empty()) {
     curl_easy_setopt(c, CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(request.body.size()));
     curl_easy_setopt(c, CURLOPT_POSTFIELDS, request.body.data());
+  }
+  if (limits.cancelled != nullptr) {
+    curl_easy_setopt(c, CURLOPT_NOPROGRESS, 0L);
+    curl_easy_setopt(c, CURLOPT_XFERINFOFUNCTION, &Progress);
+    curl_easy_setopt(c, CURLOPT_XFERINFODATA, &transfer);
   }
   const CURLcode code = curl_easy_perform(c);
   if (code != CURLE_OK) {

@@ -1,6 +1,7 @@
 // A small blocking HTTP client for what is not on the hot path: webhooks, key sets, key managers.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,6 +25,8 @@ struct Limits {
   // Permits loopback, private and other special addresses. They are checked when connecting, so that
   // a name that resolves to such an address, now or the second time, gets nowhere.
   bool allow_private = false;
+  // Asked about once a second; true gives up (UNAVAILABLE).
+  std::function<bool()> cancelled;
 };
 
 struct Response {

@@ -18,7 +18,7 @@ constexpr absl::Duration kLongestWait = absl::Minutes(15);
 constexpr absl::Duration kTick = absl::Seconds(1);
 
 // "" if the receiver has taken it, else why not.
-std::string Attempt(const Delivery& delivery) {
+std::string Attempt(const Delivery& delivery, const std::function<bool()>& cancelled) {
   if (delivery.url.empty()) return "the webhook was removed";
   http::Request request{.method = "POST", .url = delivery.url, .body = delivery.body};
   request.headers = {{"content-type", "application/json"},
@@ -30,7 +30,9 @@ std::string Attempt(const Delivery& delivery) {
                                  "sha256=" + crypto::Hex(crypto::AsBytes(mac)));
   }
   const absl::StatusOr<http::Response> response =
-      http::Send(request, {.response_bytes_max = 64 << 10, .allow_private = delivery.allow_private});
+      http::Send(request, {.response_bytes_max = 64 << 10,
+                           .allow_private = delivery.allow_private,
+                           .cancelled = cancelled});
   if (!response.ok()) return std::string(response.status().message());
   if (response->status >= 200 && response->status < 300) return "";
   return absl::StrCat("HTTP status ", response->status);
@@ -47,11 +49,12 @@ absl::Duration WebhookSender::Backoff(int attempts) {
 absl::StatusOr<int> WebhookSender::DeliverDue() {
   TH_ASSIGN_OR_RETURN(const std::vector<Delivery> due, store_->DueDeliveries(kPerRound));
   for (const Delivery& delivery : due) {
-    {
+    const auto stopping = [this] {
       absl::MutexLock lock(&mutex_);
-      if (stopping_) break;
-    }
-    const std::string error = Attempt(delivery);
+      return stopping_;
+    };
+    const std::string error = Attempt(delivery, stopping);
+    if (!error.empty() && stopping()) break;  // it was cut short: not its fault
     const int attempts = delivery.attempts + 1;
     std::optional<absl::Time> retry_at;
     if (!error.empty()) {

@@ -54,6 +54,7 @@ CREATE UNIQUE INDEX budgets_name ON budgets (account_id, for_each, name)
 CREATE UNIQUE INDEX budgets_key ON budgets (account_id, for_each, window, match)
   WHERE deleted_at IS NULL AND name = '';
 CREATE INDEX budgets_account ON budgets (account_id) WHERE deleted_at IS NULL;
+CREATE INDEX budgets_for_each ON budgets (org_id, for_each) WHERE deleted_at IS NULL;
 CREATE INDEX budgets_template ON budgets (template_id) WHERE deleted_at IS NULL AND template_id > 0;
 
 CREATE TABLE raises (
@@ -93,11 +94,12 @@ CREATE TABLE budget_rows (
 CREATE TABLE epoch_amounts (
   row_id INTEGER NOT NULL REFERENCES budget_rows (id),
   epoch INTEGER NOT NULL,
+  org_id INTEGER NOT NULL,                       -- the row's; epochs are numbered per org
   leased INTEGER NOT NULL CHECK (leased >= 0),   -- of the open epoch
   lost INTEGER NOT NULL CHECK (lost >= 0),       -- of a closed one: part of the row's suspense
   PRIMARY KEY (row_id, epoch)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX epoch_amounts_epoch ON epoch_amounts (epoch, row_id);
+CREATE INDEX epoch_amounts_epoch ON epoch_amounts (org_id, epoch);
 
 CREATE TABLE epochs (
   org_id INTEGER NOT NULL,
@@ -137,7 +139,8 @@ CREATE TABLE lease_returns (
   PRIMARY KEY (org_id, epoch, return_id)
 ) STRICT, WITHOUT ROWID;
 
--- One row per hold (and epoch) whose end is unknown, or was. Kept: it deduplicates.
+-- One row per hold (and epoch) whose end is unknown, or was. Kept: it deduplicates. Its amounts by
+-- budget row go when it is closed.
 CREATE TABLE suspense (
   org_id INTEGER NOT NULL,
   hold_id BLOB NOT NULL,

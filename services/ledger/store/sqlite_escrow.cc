@@ -93,8 +93,8 @@ absl::Status SqliteStore::CloseEpoch(Txn& t, int64_t org_id, int64_t epoch) {
   std::vector<int64_t> leased;
   {
     TH_ASSIGN_OR_RETURN(sql::Rows rows,
-                        t.c.Query("SELECT e.row_id FROM epoch_amounts e JOIN budget_rows r ON "
-                                  "r.id = e.row_id WHERE e.epoch = ?2 AND r.org_id = ?1 AND e.leased > 0",
+                        t.c.Query("SELECT row_id FROM epoch_amounts WHERE org_id = ?1 AND epoch = ?2 AND "
+                                  "leased > 0",
                                   org_id, epoch));
     while (rows.Next()) leased.push_back(rows.Int(0));
     TH_RETURN_IF_ERROR(rows.status());
@@ -184,8 +184,8 @@ absl::Status SqliteStore::Reclaim(Txn& t, int64_t org_id, int64_t epoch) {
   std::set<int64_t> with_lost;
   {
     TH_ASSIGN_OR_RETURN(sql::Rows rows,
-                        t.c.Query("SELECT e.row_id FROM epoch_amounts e JOIN budget_rows r ON "
-                                  "r.id = e.row_id WHERE e.epoch = ?2 AND r.org_id = ?1 AND e.lost > 0",
+                        t.c.Query("SELECT row_id FROM epoch_amounts WHERE org_id = ?1 AND epoch = ?2 AND "
+                                  "lost > 0",
                                   org_id, epoch));
     while (rows.Next()) with_lost.insert(rows.Int(0));
     TH_RETURN_IF_ERROR(rows.status());

@@ -209,6 +209,10 @@ absl::Status SqliteStore::WriteSuspense(Txn& t, int64_t org_id, std::string_view
 
 absl::Status SqliteStore::CloseSuspense(Txn& t, int64_t org_id, std::string_view hold_id,
                                         int64_t epoch) {
+  TH_RETURN_IF_ERROR(t.c.Execute("DELETE FROM suspense_amounts WHERE org_id = ?1 AND hold_id = ?2 AND "
+                                 "epoch = ?3",
+                                 org_id, sql::Blob{hold_id}, epoch)
+                         .status());
   return t.c
       .Execute("UPDATE suspense SET state = ?4 WHERE org_id = ?1 AND hold_id = ?2 AND epoch = ?3",
                org_id, sql::Blob{hold_id}, epoch, SuspenseState::kClosed)
@@ -509,8 +513,9 @@ absl::StatusOr<v1::JournalEntry> SqliteStore::ResolveSuspense(std::string_view r
   TH_RETURN_IF_ERROR(Write([&](Txn& t) -> absl::Status {
     int64_t org = 0;
     {
-      TH_ASSIGN_OR_RETURN(sql::Rows rows, t.c.Query("SELECT org_id FROM suspense WHERE hold_id = ?1 "
-                                                    "ORDER BY state LIMIT 1",
+      TH_ASSIGN_OR_RETURN(sql::Rows rows, t.c.Query("SELECT org_id FROM suspense WHERE org_id IN "
+                                                    "(SELECT id FROM accounts WHERE parent_id = 0) "
+                                                    "AND hold_id = ?1 ORDER BY state LIMIT 1",
                                                     sql::Blob{raw_hold_id}));
       if (rows.Next()) org = rows.Int(0);
       TH_RETURN_IF_ERROR(rows.status());

@@ -200,7 +200,8 @@ absl::StatusOr<v1::ExplainRequestResponse> SqliteStore::ExplainRequest(std::stri
                 ? c.Query(absl::StrCat(Absl(kSelectJournal), " WHERE request_id = ?1 ORDER BY sequence"),
                           label)
                 : c.Query(absl::StrCat(Absl(kSelectJournal),
-                                       " WHERE hold_id = ?1 AND hold_id IS NOT NULL ORDER BY sequence"),
+                                       " WHERE org_id IN (SELECT id FROM accounts WHERE parent_id = 0) "
+                                       "AND hold_id = ?1 ORDER BY sequence"),
                           sql::Blob{raw}));
         while (rows.Next()) *out.add_attempts() = ToJournalEntry(rows);
         TH_RETURN_IF_ERROR(rows.status());
@@ -303,17 +304,15 @@ absl::StatusOr<v1::ListSuspenseResponse> SqliteStore::ListSuspense(std::string_v
     // A lost lease lies under every budget of a path at once: the largest one of an org is its size.
     TH_ASSIGN_OR_RETURN(sql::Rows rows,
                         c.Query("SELECT sum(largest) FROM (SELECT max(lost) AS largest FROM (SELECT "
-                                "r.org_id AS org_id, sum(e.lost) AS lost FROM epoch_amounts e "
-                                "JOIN budget_rows r ON r.id = e.row_id WHERE e.lost > 0 AND "
-                                "(?1 = 0 OR r.org_id = ?1) GROUP BY r.id) GROUP BY org_id)",
+                                "org_id, sum(lost) AS lost FROM epoch_amounts WHERE lost > 0 AND "
+                                "(?1 = 0 OR org_id = ?1) GROUP BY row_id) GROUP BY org_id)",
                                 org));
     if (rows.Next()) out.set_lost_lease_nanousd(rows.Int(0));
     TH_RETURN_IF_ERROR(rows.status());
     TH_ASSIGN_OR_RETURN(
         sql::Rows epochs,
         c.Query("SELECT e.org_id, e.epoch, e.closed_at, a.path, (SELECT coalesce(max(x.lost), 0) FROM "
-                "epoch_amounts x JOIN budget_rows r ON r.id = x.row_id WHERE x.epoch = e.epoch AND "
-                "r.org_id = e.org_id) AS lost, (SELECT coalesce(group_concat(edge_id, char(10)), '') "
+                "epoch_amounts x WHERE x.org_id = e.org_id AND x.epoch = e.epoch) AS lost, (SELECT coalesce(group_concat(edge_id, char(10)), '') "
                 "FROM epoch_edges w WHERE w.org_id = e.org_id AND w.epoch = e.epoch AND "
                 "w.announced_at IS NULL) FROM epochs e JOIN accounts a ON a.id = e.org_id WHERE "
                 "e.closed_at IS NOT NULL AND e.reclaimed_at IS NULL AND (?1 = 0 OR e.org_id = ?1) "

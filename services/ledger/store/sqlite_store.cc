@@ -96,9 +96,10 @@ absl::Status SqliteStore::Finish(Txn& t) {
     for (auto& [epoch, amounts] : r.epochs) {
       if (!amounts.dirty) continue;
       TH_RETURN_IF_ERROR(
-          t.c.Execute("INSERT INTO epoch_amounts (row_id, epoch, leased, lost) VALUES (?1, ?2, ?3, ?4) "
+          t.c.Execute("INSERT INTO epoch_amounts (row_id, epoch, leased, lost, org_id) "
+                      "VALUES (?1, ?2, ?3, ?4, ?5) "
                       "ON CONFLICT DO UPDATE SET leased = ?3, lost = ?4",
-                      r.id, epoch, amounts.leased, amounts.lost)
+                      r.id, epoch, amounts.leased, amounts.lost, r.budget->org_id)
               .status());
       amounts.dirty = false;
     }
