@@ -398,13 +398,13 @@ TEST_F(MeterTest, FramingOddities) {
 TEST_F(MeterTest, VisibleOutputCountsDecodedBytes) {
   const MeterResult r =
       Run(kChat,
-          Event(Delta(R"(a\n\u00e9\ud83d\ude00)")) +
+          Event(Delta(R"(a\n\u0041\u00e9\ud83d\ude00)")) +
               Event(R"({"choices":[{"delta":{"reasoning":"abc","reasoning_content":"abc"}}]})") +
               Event(
                   R"({"choices":[{"delta":{"tool_calls":[{"index":0,"id":"call_123","function":{"name":"get","arguments":"{\"a\":1}"}}]}}]})") +
               Event(R"({"choices":[{"delta":{"role":"assistant","content":""}}]})"))
           .result;
-  EXPECT_EQ(r.visible_output_bytes, (1 + 1 + 2 + 4) + 3 + (3 + 7));
+  EXPECT_EQ(r.visible_output_bytes, (1 + 1 + 1 + 2 + 4) + 3 + (3 + 7));
   EXPECT_EQ(r.deltas, 3);
   EXPECT_EQ(EstimateOutputTokens({.visible_output_bytes = 21, .deltas = 3}), 6);
   EXPECT_EQ(EstimateOutputTokens({.visible_output_bytes = 21, .deltas = 30}), 30);
@@ -621,6 +621,22 @@ TEST_F(MeterTest, AGiganticEventPassesAndTheNextIsMetered) {
       EXPECT_EQ(outcome.result.deltas, limit == size_t{2} << 20 ? 0 : 1);
     }
   }
+}
+
+// The line end that follows the forgotten part of a line is no blank line.
+TEST_F(MeterTest, WhatRemainsOfAGiganticEventIsNotReadAlone) {
+  MeterOptions options;
+  options.event_bytes_max = size_t{1} << 20;
+  auto meter = NewResponseMeter(kChat, true, options);
+  const std::string line = absl::StrCat("data: ", Delta(std::string(2 << 20, 'y')));
+  std::string out;
+  meter->Feed(line, &out);
+  const std::string rest = absl::StrCat("\ndata: ", kUsage, "\n\n");
+  meter->Feed(rest, &out);
+  const MeterResult result = meter->Finish(&out);
+  EXPECT_FALSE(result.usage_present);
+  EXPECT_TRUE(result.unmetered);
+  EXPECT_TRUE(out == line + rest);
 }
 
 TEST_F(MeterTest, CutsAnywhereAreNoCrashAndLoseNoByte) {

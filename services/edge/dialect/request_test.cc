@@ -178,6 +178,13 @@ TEST(ScanRequestTest, TooLargeAndTooDeepAreRefused) {
   EXPECT_TRUE(ScanRequest(kChat, nested(127)).ok());
   EXPECT_EQ(ReasonOf(ScanRequest(kChat, nested(128)).status()), "TOO_DEEP");
   EXPECT_EQ(ReasonOf(ScanRequest(kChat, nested(200'000)).status()), "TOO_DEEP");
+  const auto nested_objects = [](int levels) {
+    std::string text = "\"x\":";
+    for (int i = 0; i < levels; ++i) text += "{\"a\":";
+    return Chat(text + "1" + std::string(levels, '}'));
+  };
+  EXPECT_TRUE(ScanRequest(kChat, nested_objects(127)).ok());
+  EXPECT_EQ(ReasonOf(ScanRequest(kChat, nested_objects(128)).status()), "TOO_DEEP");
   std::string objects = "\"x\":";
   for (int i = 0; i < 5000; ++i) objects += "{\"a\":";
   EXPECT_EQ(ReasonOf(ScanRequest(kChat, Chat(objects + "1" + std::string(5000, '}'))).status()),
@@ -536,6 +543,22 @@ TEST(BoundTest, StrictBoundCoversEverythingThatTheFactsAllow) {
     ASSERT_LE(tight.input_tokens, bound->input_tokens);
     ASSERT_LE(tight.output_tokens, bound->output_tokens);
   }
+}
+
+TEST(BoundTest, TilesAreCountedAfterScaling) {
+  const auto tiles = [](int64_t width, int64_t height) {
+    MediaItem item;
+    item.width = width;
+    item.height = height;
+    return (MediaTokensBound(kChat, "gpt-4o-mini", item) - 2833) / 5667;
+  };
+  EXPECT_EQ(tiles(512, 512), 1);
+  EXPECT_EQ(tiles(1024, 1024), 4);   // 768 x 768
+  EXPECT_EQ(tiles(4096, 8192), 6);   // 768 x 1536
+  EXPECT_EQ(tiles(20'000, 100), 4);  // 2048 x 11
+  MediaItem low;
+  low.detail = MediaItem::Detail::kLow;
+  EXPECT_EQ(MediaTokensBound(kChat, "gpt-4o-mini", low), 2833);
 }
 
 TEST(BoundTest, PerImageMaximaHoldWhereTheSizeIsUnknown) {
