@@ -1,0 +1,25 @@
+// Configuration of tollhoused.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/time/time.h"
+#include "libs/config/options.h"
+
+namespace tollhouse::standalone {
+
+struct Config {
+  std::string data_dir;
+  std::string edge_listen = "127.0.0.1:8080";
+  std::string admin_listen = "127.0.0.1:9900";
+  std::string metrics_listen = "127.0.0.1:9901";
+  std::string bootstrap;
+  std::string log_level = "info";
+  int64_t edge_threads = 2;
+};
+
+// Binds every option to its field.
+void RegisterOptions(Config* config, config::Options* options);
+
+}  // namespace tollhouse::standalone
