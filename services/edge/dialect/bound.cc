@@ -4,6 +4,7 @@
 #include <limits>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "libs/base/error.h"
@@ -44,6 +45,17 @@ TokenBound WithoutCounts(const RequestFacts& facts) {
 }
 
 }  // namespace
+
+void ApplyBetas(std::string_view anthropic_beta, ModelLimits* limits) {
+  const auto raise = [](int64_t* limit, int64_t to) {
+    if (*limit > 0) *limit = std::max(*limit, to);
+  };
+  const auto names = [&](std::string_view beta) {
+    return absl::StrContains(Absl(anthropic_beta), Absl(beta));
+  };
+  if (names("context-1m")) raise(&limits->max_input_tokens, 1'000'000);
+  if (names("output-128k")) raise(&limits->max_output_tokens, 128'000);
+}
 
 absl::StatusOr<TokenBound> BoundTokens(const RequestFacts& facts, const ModelLimits& limits,
                                        bool allow_unbounded) {

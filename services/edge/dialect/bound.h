@@ -20,6 +20,10 @@ struct ModelLimits {
   int64_t max_output_tokens = 0;
 };
 
+// Raises limits that an `anthropic-beta` header lifts beyond what the price book states: context-1m
+// (a window of 1,000,000) and output-128k (128,000 output tokens). Call it for each such header.
+void ApplyBetas(std::string_view anthropic_beta, ModelLimits* limits);
+
 // Hidden system and tool prompts that providers add: at most 494 tokens were measured over 1,074
 // plain calls, so 1,024 covers them; vendor-defined client tools bring another 1,024 each.
 inline constexpr int64_t kHiddenPromptTokens = 1024;

@@ -465,6 +465,19 @@ TEST(BoundTest, UnboundedFeaturesAreRefusedUnlessAllowed) {
   EXPECT_EQ(BoundTokens(facts, {"m", 5000, 0}, true)->input_tokens, 5000);
 }
 
+TEST(BoundTest, BetasLiftTheLimits) {
+  RequestFacts facts;
+  facts.endpoint = kMessages;
+  facts.text_bytes = 5'000'000;
+  facts.max_output_tokens = 200'000;
+  ModelLimits limits{"claude-sonnet-4-5", 200'000, 64'000};
+  ApplyBetas("a-1", &limits);
+  EXPECT_EQ(BoundTokens(facts, limits)->input_tokens, 200'000);
+  ApplyBetas("a-1, context-1m-2025-08-07,output-128k-2025-02-19", &limits);
+  EXPECT_EQ(BoundTokens(facts, limits)->input_tokens, 1'000'000);
+  EXPECT_EQ(BoundTokens(facts, limits)->output_tokens, 128'000);
+}
+
 TEST(BoundTest, CountTokensIsFree) {
   RequestFacts facts = Scanned(Endpoint::kCountTokens, R"({"model":"m","messages":[]})");
   const auto bound = BoundTokens(facts, {"m", 0, 0});
