@@ -232,14 +232,13 @@ void Register(CommandLine& commands, const KindInfo& kind) {
                "refuse requests that no enforced budget covers");
   }
 
-  if (kind.depth > 1) {
-    auto move = std::make_shared<ledger::v1::MoveAccountRequest>();
-    noun.AddVerb("move", "Renames or moves it with all below; what was spent stays where it was")
-        .Positional("PATH", Into(move->mutable_path()), absl::StrCat("like ", kind.example))
-        .Positional("NEW_PATH", Into(move->mutable_new_path()), "in the same organization")
-        .Example(absl::StrCat(command, "move ", kind.example, " ", kind.example, "-eu"))
-        .Run([=, &kind](Invocation& in) { return Move(in, kind, *move); });
-  }
+  auto move = std::make_shared<ledger::v1::MoveAccountRequest>();
+  noun.AddVerb("move", "Renames or moves it with all below; what was spent stays where it was")
+      .Positional("PATH", Into(move->mutable_path()), absl::StrCat("like ", kind.example))
+      .Positional("NEW_PATH", Into(move->mutable_new_path()),
+                  kind.depth > 1 ? "in the same organization" : "its new name")
+      .Example(absl::StrCat(command, "move ", kind.example, " ", kind.example, "-eu"))
+      .Run([=, &kind](Invocation& in) { return Move(in, kind, *move); });
 
   auto deleted = std::make_shared<std::string>();
   auto dry_run = std::make_shared<bool>(false);

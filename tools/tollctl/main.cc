@@ -1,6 +1,5 @@
 #include <unistd.h>
 
-#include <csignal>
 #include <cstdlib>
 #include <iostream>
 
@@ -8,7 +7,6 @@
 #include "tools/tollctl/invocation.h"
 
 int main(int argc, char** argv) {
-  std::signal(SIGPIPE, SIG_IGN);  // `tollctl ... | head` ends with a failed write, not a signal
   tollhouse::tollctl::Environment environment;
   environment.env = [](const std::string& name) -> std::string {
     const char* value = std::getenv(name.c_str());

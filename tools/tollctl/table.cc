@@ -118,10 +118,10 @@ std::string Padded(const std::string& text, size_t width, bool right) {
 
 // "BASE URL" as it stands before a single value: "Base URL".
 std::string DetailTitle(const std::string& title) {
+  if (absl::AsciiStrToUpper(title) != title) return title;
   std::string out;
   for (const absl::string_view word : absl::StrSplit(title, ' ')) {
-    const bool keep = word == "URL" || word == "ID" || word == "CA" ||
-                      absl::AsciiStrToUpper(word) != word;
+    const bool keep = word == "URL" || word == "ID" || word == "CA";
     std::string shown = keep ? std::string(word) : absl::AsciiStrToLower(word);
     if (out.empty() && !shown.empty()) shown[0] = absl::ascii_toupper(static_cast<unsigned char>(shown[0]));
     absl::StrAppend(&out, out.empty() ? "" : " ", shown);

@@ -388,11 +388,13 @@ class FakeEnforcer final : public enforcer::v1::EnforcerAdminService::Service {
                               enforcer::v1::GetBudgetHoldsResponse* response) override {
     for (const int64_t id : request->budget_ids()) {
       if (!held.contains(id)) continue;
-      for (const char* period : {"2026-10@UTC", "2026-11@UTC"}) {  // holds cross a roll-over
+      // Holds that cross a roll-over stay in the old period, and several enforcers may answer.
+      for (const auto& [period, nanousd] : std::vector<std::pair<const char*, int64_t>>{
+               {"2026-10@UTC", 7}, {"2026-11@UTC", held[id] - 1}, {"2026-11@UTC", 1}}) {
         auto* row = response->add_held();
         row->set_budget_id(id);
         row->set_period(period);
-        row->set_held_nanousd(held[id]);
+        row->set_held_nanousd(nanousd);
       }
     }
     return grpc::Status::OK;
