@@ -1,5 +1,6 @@
 // suspense: amounts of requests whose outcome is unknown.
 #include <memory>
+#include <ostream>
 
 #include "absl/strings/str_cat.h"
 #include "libs/base/status_macros.h"
@@ -25,17 +26,24 @@ void RegisterSuspense(CommandLine& commands) {
                    Column::Text("MODEL", "model"), Column::Money("AMOUNT", "amount_nanousd"),
                    Column::Time("SINCE", "since", in.Now()), Column::Text("WHY", "why")},
                   "", "nothing is in suspense"});
-        if (in.IsTable() && response.lost_lease_nanousd() > 0) {
-          in.Tell(absl::StrCat(MoneyText(response.lost_lease_nanousd()),
-                               " more is in suspense with leases of closed epochs; it returns when "
-                               "every edge has announced its holds"));
-        }
+        if (!in.IsTable() || response.lost_leases().empty()) return absl::OkStatus();
+        *in.environment.out << "\nLeases of closed epochs; they return when every edge has announced "
+                               "its holds:\n";
+        in.Print({FromProto(response), "lost_leases",
+                  {Column::Text("LOST LEASE", "id"), Column::Text("ACCOUNT", "account"),
+                   Column::Money("AMOUNT", "amount_nanousd"),
+                   Column::Time("SINCE", "since", in.Now()),
+                   Column::Text("WAITING FOR", "waiting_for")}});
+        in.Tell("an edge that will never come back: tollctl suspense resolve LOST_LEASE --cost 0 "
+                "--reason \"edge is gone, nothing of it is open\"");
         return absl::OkStatus();
       });
 
   auto resolve = std::make_shared<ledger::v1::ResolveSuspenseRequest>();
   noun.AddVerb("resolve", "Settles one suspense row at what was really billed")
-      .Positional("HOLD", Into(resolve->mutable_hold_id()), "hold id, from suspense list")
+      .Describe("The id of a lost lease with --cost 0 releases it: say so only if nothing that its\n"
+                "missing edges forwarded can still be billed.")
+      .Positional("HOLD", Into(resolve->mutable_hold_id()), "hold id or lost lease, from suspense list")
       .Required("--cost", "USD", IntoAmount([=](int64_t n) { resolve->set_cost_nanousd(n); }),
                 "what the provider billed; 0: nothing")
       .Required("--reason", "TEXT", Into(resolve->mutable_reason()), "kept on record")
@@ -44,9 +52,9 @@ void RegisterSuspense(CommandLine& commands) {
       .Run([=](Invocation& in) -> absl::Status {
         TH_ASSIGN_OR_RETURN(const auto response, in.api.Call(*resolve));
         in.Print({FromProto(response), "entry",
-                  {Column::Text("Hold", "hold_id"), Column::Text("Account", "entry.account_path"),
+                  {Column::Text("Hold", "hold_id"), Column::Text("Account", "entry.account_path").IfAny(),
                    Column::Money("Cost", "entry.cost_nanousd"), Column::Text("State", "state"),
-                   Column::Count("Entry", "sequence")},
+                   Column::Count("Entry", "sequence").IfAny()},
                   "", "", true});
         return absl::OkStatus();
       });

@@ -244,6 +244,16 @@ class FakeLedger final : public ledger::v1::LedgerAdminService::Service {
     writer->Write(progress);
     return grpc::Status::OK;
   }
+  grpc::Status ListSuspense(Context, const ledger::v1::ListSuspenseRequest*,
+                            ledger::v1::ListSuspenseResponse* response) override {
+    auto* row = response->add_rows();
+    row->set_hold_id("018f2a7c-6d1e-7cc2-98c4-dc0c0c07398f");
+    row->set_amount_nanousd(500);
+    auto* lost = response->add_lost_leases();
+    lost->set_id("epoch/1/3");
+    lost->add_waiting_for("edge-7");
+    return grpc::Status::OK;
+  }
   grpc::Status SetWebhook(Context, const ledger::v1::SetWebhookRequest* request,
                           ledger::v1::SetWebhookResponse* response) override {
     webhook = *request;
@@ -699,6 +709,14 @@ TEST_F(TollctlTest, LedgerEntriesFollowsAllPages) {
   ASSERT_EQ(Run({"explain", "r3", "-o", "json"}), 0) << err_;
   EXPECT_THAT(out_, HasSubstr("\"request_id\": \"r3\""));
   EXPECT_EQ(Run({"explain", "r9"}), 1);
+}
+
+TEST_F(TollctlTest, SuspenseListsHoldsAndLostLeases) {
+  ASSERT_EQ(Run({"suspense", "list"}), 0) << err_;
+  EXPECT_THAT(out_, AllOf(HasSubstr("018f2a7c"), HasSubstr("$0.000001"), HasSubstr("epoch/1/3"),
+                          HasSubstr("edge-7")));
+  ASSERT_EQ(Run({"suspense", "list", "-o", "json"}), 0) << err_;
+  EXPECT_THAT(out_, AllOf(HasSubstr("\"rows\": ["), HasSubstr("\"amount_nanousd\": \"500\"")));
 }
 
 TEST_F(TollctlTest, WhatIfNamesTheBudgetThatIsTooSmall) {
