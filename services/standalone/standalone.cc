@@ -8,7 +8,9 @@
 
 #include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
+#include <sstream>
 #include <string_view>
 #include <utility>
 
@@ -25,6 +27,7 @@
 #include "services/key-vault/app.h"
 #include "services/ledger/app.h"
 #include "services/router-policy/app.h"
+#include "tools/tollctl/invocation.h"  // lint: allow(include-service) --bootstrap is `tollctl apply`
 
 namespace tollhouse::standalone {
 namespace {
@@ -94,6 +97,29 @@ class Hosted {
   std::unique_ptr<App> app_;
   std::unique_ptr<grpc::Server> server_;
 };
+
+// What `tollctl apply -f FILE` does, with this process's own environment for `env:` references.
+absl::Status ApplyBootstrap(const std::string& file, const std::string& admin,
+                            const std::string& token_file) {
+  std::istringstream in;
+  std::ostringstream out, err;
+  tollctl::Environment environment;
+  environment.env = [](const std::string& name) -> std::string {
+    const char* value = std::getenv(name.c_str());
+    return value == nullptr ? "" : value;
+  };
+  environment.in = &in;
+  environment.out = &out;
+  environment.err = &err;
+  environment.clock = Clock::System();
+  const int code = tollctl::RunTollctl(
+      {"--server", admin, "--token-file", token_file, "apply", "-f", file}, environment);
+  if (code == 0) {
+    obs::Info("bootstrap_applied", {{"file", file}});
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(absl::StrCat("--bootstrap ", file, ": ", err.str()));
+}
 
 absl::Status WriteEndpoints(const std::string& directory, std::string_view edge, std::string_view admin,
                             std::string_view metrics) {
@@ -212,6 +238,9 @@ absl::StatusOr<std::unique_ptr<Standalone>> Standalone::Start(const Config& conf
 
   const std::string admin =
       absl::StrCat(config.admin_listen.substr(0, config.admin_listen.rfind(':')), ":", admin_port);
+  if (!config.bootstrap.empty()) {
+    TH_RETURN_IF_ERROR(ApplyBootstrap(config.bootstrap, admin, file("admin.token")));
+  }
   const std::string edge = parts->edge->url();
   TH_RETURN_IF_ERROR(WriteEndpoints(config.data_dir, edge, admin, parts->metrics->address()));
   obs::Info("ready", {{"edge", edge},
