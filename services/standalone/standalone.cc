@@ -98,9 +98,18 @@ class Hosted {
   std::unique_ptr<grpc::Server> server_;
 };
 
-// What `tollctl apply -f FILE` does, with this process's own environment for `env:` references.
+// Appends to a file that only its owner can read.
+absl::Status AppendPrivate(const std::string& path, std::string_view text) {
+  const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+  const bool written = fd >= 0 && write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+  if (fd >= 0) close(fd);
+  return written ? absl::OkStatus() : absl::UnavailableError(absl::StrCat("cannot write ", path));
+}
+
+// What `tollctl apply -f FILE` does, with this process's own environment for `env:` references. The
+// secrets of keys that it makes are shown once, so they go to DIR/bootstrap-keys.
 absl::Status ApplyBootstrap(const std::string& file, const std::string& admin,
-                            const std::string& token_file) {
+                            const std::string& directory) {
   std::istringstream in;
   std::ostringstream out, err;
   tollctl::Environment environment;
@@ -113,12 +122,16 @@ absl::Status ApplyBootstrap(const std::string& file, const std::string& admin,
   environment.err = &err;
   environment.clock = Clock::System();
   const int code = tollctl::RunTollctl(
-      {"--server", admin, "--token-file", token_file, "apply", "-f", file}, environment);
-  if (code == 0) {
-    obs::Info("bootstrap_applied", {{"file", file}});
-    return absl::OkStatus();
+      {"--server", admin, "--token-file", directory + "/admin.token", "apply", "-f", file}, environment);
+  if (out.str().find("sk-toll-") != std::string::npos) {
+    TH_RETURN_IF_ERROR(AppendPrivate(directory + "/bootstrap-keys", out.str()));
+    obs::Info("bootstrap_made_keys", {{"secrets_in", directory + "/bootstrap-keys"}});
   }
-  return absl::FailedPreconditionError(absl::StrCat("--bootstrap ", file, ": ", err.str()));
+  if (code != 0) {
+    return absl::FailedPreconditionError(absl::StrCat("--bootstrap ", file, ": ", err.str()));
+  }
+  obs::Info("bootstrap_applied", {{"file", file}});
+  return absl::OkStatus();
 }
 
 absl::Status WriteEndpoints(const std::string& directory, std::string_view edge, std::string_view admin,
@@ -239,7 +252,7 @@ absl::StatusOr<std::unique_ptr<Standalone>> Standalone::Start(const Config& conf
   const std::string admin =
       absl::StrCat(config.admin_listen.substr(0, config.admin_listen.rfind(':')), ":", admin_port);
   if (!config.bootstrap.empty()) {
-    TH_RETURN_IF_ERROR(ApplyBootstrap(config.bootstrap, admin, file("admin.token")));
+    TH_RETURN_IF_ERROR(ApplyBootstrap(config.bootstrap, admin, config.data_dir));
   }
   const std::string edge = parts->edge->url();
   TH_RETURN_IF_ERROR(WriteEndpoints(config.data_dir, edge, admin, parts->metrics->address()));
