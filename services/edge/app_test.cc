@@ -315,7 +315,10 @@ TEST_F(AppTest, UnreachableProviderIsVoid) {
     services_.policy.mutable_providers(0)->set_base_url(absl::StrCat("http://127.0.0.1:", gone.port()));
   }
   Start();
-  EXPECT_EQ(Call(Request(Chat())).status, 502);
+  const Wire::Message answer = Call(Request(Chat()));
+  EXPECT_EQ(answer.status, 503);
+  EXPECT_NE(answer.Header("retry-after"), "");
+  EXPECT_THAT(answer.body, Not(HasSubstr("127.0.0.1")));
   const std::vector<Entry> entries = services_.WaitEntries(1);
   ASSERT_THAT(entries, SizeIs(1));
   EXPECT_EQ(entries[0].kind(), ledger::v1::ENTRY_KIND_VOID);
@@ -327,7 +330,7 @@ TEST_F(AppTest, PrivateAddressNeedsPermission) {
   services_.policy.mutable_providers(0)->set_allow_private(false);
   Start();
   const Wire::Message answer = Call(Request(Chat()));
-  EXPECT_EQ(answer.status, 502);
+  EXPECT_EQ(answer.status, 503);
   EXPECT_THAT(answer.body, HasSubstr("private"));
   EXPECT_EQ(provider_.connections(), 0);
 }

@@ -502,8 +502,16 @@ Task<std::unique_ptr<UpstreamConnection>> Gateway::Connect(Call& call, const Ori
                                                            std::string* error) {
   auto connection = co_await call.lane.pool->Acquire(origin);
   if (connection.ok()) co_return *std::move(connection);
-  *error = std::string(connection.status().message());
   call.reason = ReasonOf(connection.status());
+  // What it says of addresses and certificates is for operators, not for callers.
+  obs::Warning("provider_unreachable", {{"request_id", call.request_id},
+                                        {"provider", call.route.provider->name()},
+                                        {"reason", call.reason},
+                                        {"message", Std(connection.status().message())}});
+  *error = absl::StrCat("provider ", call.route.provider->name(), " cannot be reached",
+                        call.reason == "PRIVATE_ADDRESS"
+                            ? ": its address is private, which its allow_private would permit"
+                            : "");
   co_return nullptr;
 }
 
@@ -534,7 +542,7 @@ Task<> Gateway::ServeFree(Call& call) {
   std::string error;
   auto connection = co_await Connect(call, origin, &error);
   if (connection == nullptr) {
-    co_await Refuse(call, Make(Kind::kUpstream, error), Metrics::kProvider);
+    co_await Refuse(call, Unavailable(error), Metrics::kProvider);
     co_return;
   }
   std::string upstream_head = RenderUpstreamHead(
@@ -756,7 +764,7 @@ Task<> Gateway::ServeMetered(Call& call) {
       if (connection == nullptr) {
         SubmitVoid(std::move(intent), "not_sent");
         call.end = "not_sent";
-        co_await Refuse(call, Make(Kind::kUpstream, error), Metrics::kProvider);
+        co_await Refuse(call, Unavailable(error), Metrics::kProvider);
         co_return;
       }
     }
@@ -810,6 +818,7 @@ Task<> Gateway::ServeMetered(Call& call) {
   request.meter.requested_model = call.route.upstream_model;
   request.meter.choices = call.facts.choices;
   request.meter.cache_write_1h = call.facts.cache_write_1h;
+  request.meter.inference_input_max = call.route.price->max_input_tokens();
   request.output_tokens_max = call.bound.output_tokens;
   request.cut_event = MidStreamError(
       call.dialect, Make(Kind::kBudgetExhausted, "the answer exceeded what was held for it"));
@@ -831,19 +840,23 @@ Task<> Gateway::ServeMetered(Call& call) {
   HeaderList told = Conclude(call, intent, relay, tightest_remaining);
   extra.insert(extra.end(), told.begin(), told.end());
   call.status = relay.status();
-  if (!co_await relay.Finish(extra)) {
-    std::string message = relay.error();
-    if (relay.unfit()) {
-      message = relay.status() == 401 || relay.status() == 407
-                    ? "the provider refused the credential that Tollhouse has for it"
-                    : "the provider's answer cannot be passed on";
-    }
-    co_await Refuse(
-        call,
-        Make(relay.end() == RelayEnd::kTimeout ? Kind::kUpstreamTimeout : Kind::kUpstream, message),
-        relay.end() == RelayEnd::kRefused || relay.end() == RelayEnd::kNotSent ? Metrics::kProvider
-                                                                               : Metrics::kBroken);
+  if (co_await relay.Finish(extra)) co_return;
+  if (relay.end() == RelayEnd::kNotSent) {
+    co_await Refuse(call,
+                    Unavailable(absl::StrCat("provider ", call.route.provider->name(),
+                                             " cannot be reached")),
+                    Metrics::kProvider);
+    co_return;
   }
+  std::string message = relay.error();
+  if (relay.unfit()) {
+    message = relay.status() == 401 || relay.status() == 407
+                  ? "the provider refused the credential that Tollhouse has for it"
+                  : "the provider's answer cannot be passed on";
+  }
+  const Kind kind = relay.end() == RelayEnd::kTimeout ? Kind::kUpstreamTimeout : Kind::kUpstream;
+  co_await Refuse(call, Make(kind, message),
+                  relay.end() == RelayEnd::kRefused ? Metrics::kProvider : Metrics::kBroken);
 }
 
 HeaderList Gateway::Conclude(Call& call, const ledger::v1::Entry& intent, const Relay& relay,
