@@ -16,6 +16,7 @@
 #include "libs/rpc/watch_client.h"
 #include "libs/testing/fake_clock.h"
 #include "libs/testing/temp_dir.h"
+#include "services/ledger/grpc_service.h"
 #include "tollhouse/ledger/v1/ledger.grpc.pb.h"
 #include "tollhouse/ledger/v1/ledger_admin.grpc.pb.h"
 
@@ -23,7 +24,9 @@ namespace tollhouse::ledger {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using WatchClient = rpc::WatchClient<v1::WatchRequest, v1::WatchResponse>;
 
 // What a watcher has seen.
@@ -55,6 +58,13 @@ class Watcher {
   void Block(bool blocked) {
     absl::MutexLock lock(&mutex_);
     blocked_ = blocked;
+  }
+
+  // Waits for that many changes after the snapshot.
+  bool WaitForChanges(size_t count) {
+    absl::MutexLock lock(&mutex_);
+    const auto enough = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return seen_.size() > count; };
+    return mutex_.AwaitWithTimeout(absl::Condition(&enough), absl::Seconds(10));
   }
 
   std::vector<v1::WatchResponse> seen() {
@@ -297,6 +307,48 @@ TEST_F(AppTest, ConcurrentBatchesAreAllPosted) {
   EXPECT_TRUE(last.done());
   EXPECT_TRUE(last.ok());
   EXPECT_EQ(last.entries(), 100);
+}
+
+TEST_F(AppTest, RaisesEndWithoutAnybodyAsking) {
+  Create("acme", common::v1::ACCOUNT_KIND_ORG);
+  v1::SetBudgetRequest set;
+  set.set_path("acme");
+  set.set_limit_nanousd(1000);
+  v1::SetBudgetResponse budget;
+  ASSERT_TRUE(SetBudget(set, &budget).ok());
+  v1::RaiseBudgetRequest raise;
+  raise.set_path("acme");
+  raise.set_by_nanousd(200);
+  raise.mutable_until()->set_seconds(absl::ToUnixSeconds(clock_.Wall()) + 60);
+  v1::RaiseBudgetResponse raised;
+  ASSERT_TRUE(Call(*admin_, &v1::LedgerAdminService::Stub::RaiseBudget, raise, &raised).ok());
+  EXPECT_EQ(raised.budget().cap_nanousd(), 1200);
+  Watcher watcher(ledger_.get(), "enforcer/1");
+  clock_.Advance(absl::Minutes(1));
+  EXPECT_TRUE(watcher.WaitForChanges(1));
+  EXPECT_EQ(watcher.seen().back().budgets(0).display_id(), "acme#month");
+  v1::ListBudgetsResponse list;
+  ASSERT_TRUE(Call(*admin_, &v1::LedgerAdminService::Stub::ListBudgets, v1::ListBudgetsRequest(), &list).ok());
+  EXPECT_EQ(list.budgets(0).cap_nanousd(), 1000);
+}
+
+TEST(ForCallerTest, DriverErrorsKeepAReasonThatHelpsAndLoseTheirText) {
+  const absl::Status full = ForCaller(
+      MakeError(absl::StatusCode::kResourceExhausted, "SQL_FULL", "sqlite: database or disk is full"));
+  EXPECT_EQ(full.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(ReasonOf(full), "SQL_FULL");
+  const absl::Status busy =
+      ForCaller(MakeError(absl::StatusCode::kUnavailable, "SQL_BUSY", "sqlite: database is locked"));
+  EXPECT_EQ(ReasonOf(busy), "SQL_BUSY");
+  const absl::Status other =
+      ForCaller(MakeError(absl::StatusCode::kInternal, "SQL_FAILED", "sqlite: no such table: x"));
+  EXPECT_EQ(other.code(), absl::StatusCode::kInternal);
+  for (const absl::Status& status : {full, busy, other}) {
+    EXPECT_THAT(std::string(status.message()), Not(HasSubstr("sqlite")));
+  }
+  EXPECT_EQ(ReasonOf(ForCaller(MakeError(absl::StatusCode::kNotFound, "BUDGET_NOT_FOUND", "no"))),
+            "BUDGET_NOT_FOUND");
+  EXPECT_TRUE(ForCaller(absl::OkStatus()).ok());
 }
 
 TEST_F(AppTest, StateSurvivesARestart) {
