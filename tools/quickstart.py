@@ -205,7 +205,7 @@ class Demo:
         self.tollctl("budget", "set", TEAM, "--limit", "50", "--window", "month")
         laptop = self.data / "laptop.key"
         if not laptop.exists():
-            self.tollctl("key", "revoke", USER + "/laptop", check=False)
+            self.tollctl("key", "revoke", USER + "/laptop", "--yes", check=False)
             secret = self.tollctl("key", "create", USER, "--name", "laptop")["secret"]
             laptop.touch(0o600)
             laptop.write_text(secret + "\n")
@@ -218,7 +218,7 @@ class Demo:
                      "--soft", SOFT_PCT)
         for webhook in self.tollctl("webhook", "list", ORG).get("webhooks", []):
             if webhook["url"].startswith("http://127.0.0.1:"):
-                self.tollctl("webhook", "delete", ORG, "--url", webhook["url"])
+                self.tollctl("webhook", "delete", ORG, "--url", webhook["url"], "--yes")
         self.receiver = AlertReceiver()
         self.tollctl("webhook", "set", ORG, "--url", self.receiver.url, "--allow-private")
         say("org %s > team payments > user sarah > key demo-%d" % (ORG, run))

@@ -33,7 +33,7 @@ def price_and_hold(tenant, **options):
 def test_a_revoked_key_stops_within_a_second(stack, tenant):
     assert ask(stack, tenant.secret).status == 200
     began = time.monotonic()
-    stack.ctl("key", "revoke", tenant.key)
+    stack.ctl("key", "revoke", tenant.key, "--yes")
     assert ask(stack, tenant.secret).status == 401
     assert time.monotonic() - began < 1.0
     assert audit.check_exact(tenant) == 1
@@ -52,7 +52,7 @@ def test_a_revoked_key_stops_under_load(stack, tenant):
 
         callers = [pool.submit(until_refused, n) for n in range(8)]
         wait_until(lambda: stack.sim.last_seq() > tenant.seq + 20, what="some traffic")
-        stack.ctl("key", "revoke", tenant.key)
+        stack.ctl("key", "revoke", tenant.key, "--yes")
         revoked = time.monotonic()
         for caller in callers:
             status, when = caller.result()
@@ -103,7 +103,7 @@ def test_lowering_below_what_is_spent_stops_and_keeps_the_truth(stack, tenant):
 def test_a_deleted_budget_no_longer_refuses(stack, tenant):
     tenant.set_budget("user", 1)
     assert ask(stack, tenant.secret).status == 402
-    stack.ctl("budget", "delete", tenant.user, "--window", "total")
+    stack.ctl("budget", "delete", tenant.user, "--window", "total", "--yes")
     assert ask(stack, tenant.secret).status == 200
 
 
@@ -310,7 +310,7 @@ def test_moving_an_account_rewrites_no_past(stack, tenant):
 
 def test_deleting_a_team_stops_its_keys_and_keeps_its_history(stack, tenant):
     price, _ = price_and_hold(tenant)
-    stack.ctl("team", "delete", tenant.team)
+    stack.ctl("team", "delete", tenant.team, "--yes")
     assert ask(stack, tenant.secret).status == 401
     assert tenant.spent() == price
     assert stack.ctl("ledger", "verify")["ok"]

@@ -25,7 +25,7 @@ def test_help_of_every_noun(stack):
 
 @pytest.mark.parametrize("argv", [("frobnicate",), ("budget", "set"), ("budget", "frob"), ("org", "create"),
                                   ("budget", "set", "x", "--nonsense"), ("key", "create", "x"),
-                                  ("spend", "--output", "papyrus"), ()])
+                                  ("spend", "--output", "papyrus")])
 def test_usage_errors_exit_2(stack, argv):
     done = stack.ctl.run(*argv)
     assert done.returncode == 2 and done.stderr.strip() and not done.stdout.strip()
@@ -33,11 +33,11 @@ def test_usage_errors_exit_2(stack, argv):
 
 @pytest.mark.parametrize("argv", [("org", "show", "nobody"), ("budget", "show", "nobody"),
                                   ("team", "create", "nobody/team"), ("explain", "no-such-request"),
-                                  ("key", "revoke", "nobody/key")])
+                                  ("key", "revoke", "nobody/key", "--yes")])
 def test_failures_exit_1_and_say_what(stack, argv):
     done = stack.ctl.run(*argv)
     assert done.returncode == 1, done
-    assert argv[-1] in done.stderr or "no-such" in done.stderr
+    assert argv[2] in done.stderr if len(argv) > 2 else argv[1] in done.stderr
     assert "Traceback" not in done.stderr and "grpc" not in done.stderr.lower()
 
 
@@ -116,7 +116,7 @@ def test_ledger_verify_shape(stack):
 
 
 def test_audit_log_names_what_was_done(stack, tenant):
-    stack.ctl("key", "revoke", tenant.key)
+    stack.ctl("key", "revoke", tenant.key, "--yes")
     log = json.dumps(stack.ctl("audit", "log"))
     assert tenant.key in log and "revoke" in log.lower()
     assert tenant.secret not in log

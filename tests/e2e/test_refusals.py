@@ -256,7 +256,7 @@ def test_unreachable_provider_is_a_server_error_and_costs_nothing(stack):
         assert error.status_code in (502, 503)
         assert "retry-after" in error.response.headers
     finally:
-        stack.ctl("provider", "delete", "gone")
+        stack.ctl("provider", "delete", "gone", "--yes")
     tenant.settled()
     budget = tenant.budget()
     assert budget["spent_nanousd"] == budget["held_nanousd"] == budget["suspense_nanousd"] == 0
