@@ -127,7 +127,9 @@ def test_raise_opens_and_ends_by_itself(stack, tenant):
     stack.ctl("budget", "raise", tenant.org, "--by", usd(10 * hold), "--until",
               until.strftime("%Y-%m-%dT%H:%M:%SZ"), "--reason", "quarter end")
     assert ask(stack, tenant.secret).status == 200
-    wait_until(lambda: ask(stack, tenant.secret).status == 402, 15, "the raise to end")
+    wait_until(lambda: tenant.budget()["available_nanousd"] < hold, 15, "the raise to end")
+    assert datetime.datetime.now(datetime.timezone.utc) >= until.replace(microsecond=0)
+    wait_until(lambda: ask(stack, tenant.secret).status == 402, 2, "the enforcer to know")
     assert audit.check_exact(tenant) >= 2
     assert stack.ctl("ledger", "verify")["ok"]
 
@@ -195,7 +197,8 @@ def test_metadata_becomes_tags_and_pinned_tags_win(stack):
 
 def test_for_each_gives_every_new_account_a_budget(stack, tenant):
     price, hold = price_and_hold(tenant)
-    stack.ctl("budget", "set", tenant.team, "--limit", usd(price + hold // 2), "--window", "total",
+    # Room for one hold, or for one bill and not quite another hold.
+    stack.ctl("budget", "set", tenant.team, "--limit", usd(price + hold - 1), "--window", "total",
               "--for-each", "user")
     assert ask(stack, tenant.secret).status == 402, "an account that was there"
     user = tenant.team + "/new"
@@ -254,10 +257,10 @@ def test_soft_alert_once_per_threshold(stack, tenant):
         wait_until(lambda: len(receiver.delivered()) >= 2, 15, "both alerts")
         for _ in range(5):
             ask(stack, tenant.secret)
-        alerts = stack.ctl("alerts", "list", tenant.org)["alerts"]
+        alerts = stack.ctl("alert", "list", tenant.org)["alerts"]
         assert sorted(alert["threshold_pct"] for alert in alerts) == [50, 80]
         wait_until(lambda: all(alert["delivery"] == "delivered" for alert in
-                               stack.ctl("alerts", "list", tenant.org)["alerts"]), what="delivery")
+                               stack.ctl("alert", "list", tenant.org)["alerts"]), what="delivery")
         bodies = receiver.delivered()
         assert len(bodies) == 2, "once per window and threshold"
         assert sorted(body["threshold_pct"] for body in bodies) == [50, 80]
@@ -282,7 +285,7 @@ def test_an_alert_outlives_failures_and_a_restart(fresh):
         fresh.house.start()
         wait_until(receiver.delivered, 60, "the alert after the restart")
         assert receiver.signed_by("shared")
-        wait_until(lambda: fresh.ctl("alerts", "list", tenant.org)["alerts"][0]["delivery"]
+        wait_until(lambda: fresh.ctl("alert", "list", tenant.org)["alerts"][0]["delivery"]
                    == "delivered", what="the ledger to know")
         assert len(receiver.delivered()) == 1
 
@@ -292,7 +295,7 @@ def test_alert_without_a_webhook_is_recorded(stack, tenant):
     tenant.set_budget("org", 3 * price + hold, "--soft", "10")
     assert ask(stack, tenant.secret).status == 200
     tenant.settled()
-    alert, = wait_until(lambda: stack.ctl("alerts", "list", tenant.org)["alerts"], what="the alert")
+    alert, = wait_until(lambda: stack.ctl("alert", "list", tenant.org)["alerts"], what="the alert")
     assert alert["threshold_pct"] == 10 and alert["delivery"] == "none"
 
 
@@ -344,7 +347,7 @@ def test_a_raise_in_the_past_is_refused(stack, tenant):
     tenant.set_budget("org", DOLLAR)
     done = stack.ctl.run("budget", "raise", tenant.org, "--by", "5", "--until", "2020-01-01",
                          "--reason", "late")
-    assert done.returncode in (1, 2) and "past" in done.stderr.lower() + done.stdout.lower()
+    assert done.returncode in (1, 2) and "2020-01-01" in done.stderr
     assert tenant.budget()["available_nanousd"] == DOLLAR
 
 
