@@ -371,7 +371,7 @@ TEST_F(AppTest, SilentEnforcerIs503AndItsLateHoldIsGivenBack) {
   EXPECT_EQ(Call(Request(Chat())).status, 503);
   EXPECT_THAT(provider_.requests(), SizeIs(0));
   services_.MuteEnforcer(false);
-  services_.BreakSessions();  // what was not answered is asked again
+  services_.BreakStreams();  // what was not answered is asked again
   const std::vector<Entry> entries = services_.WaitEntries(1);
   ASSERT_THAT(entries, SizeIs(1));
   EXPECT_EQ(entries[0].kind(), ledger::v1::ENTRY_KIND_VOID);
@@ -554,6 +554,32 @@ TEST_F(AppTest, LedgerOutageKeepsSettlementsInTheJournalAcrossARestart) {
   EXPECT_EQ(entries[0].cost_nanousd(), kJsonCost);
   EXPECT_EQ(entries[1].kind(), ledger::v1::ENTRY_KIND_SUSPEND);
   EXPECT_TRUE(services_.WaitAcknowledged(2));
+}
+
+TEST_F(AppTest, FullJournalStopsAdmissionAndRecoversByItself) {
+  config_.journal_bytes_max = 64 << 10;
+  Start();
+  services_.MutePost(true);
+  int admitted = 0;
+  Wire::Message answer;
+  while ((answer = Call(Request(Chat()))).status == 200 && admitted < 200) ++admitted;
+  EXPECT_EQ(answer.status, 503);
+  EXPECT_THAT(answer.body, HasSubstr("journal"));
+  EXPECT_NE(app_->NotReady(), "");
+  EXPECT_GT(admitted, 3);
+  EXPECT_THAT(provider_.requests(), SizeIs(admitted));
+  services_.MutePost(false);
+  services_.BreakStreams();
+  services_.WaitEntries(admitted);
+  do {
+    answer = Call(Request(Chat()));  // until the journal has been looked at again
+  } while (answer.status == 503);
+  EXPECT_EQ(answer.status, 200);
+  int64_t settled = 0;
+  for (const Entry& entry : services_.WaitEntries(admitted + 1)) {
+    settled += entry.kind() == ledger::v1::ENTRY_KIND_SETTLE;
+  }
+  EXPECT_EQ(settled, admitted + 1);
 }
 
 TEST_F(AppTest, RequestInFlightWhenTheProcessEndsIsSuspendedByTheNextOne) {

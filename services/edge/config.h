@@ -43,6 +43,7 @@ struct Config {
   absl::Duration shutdown_time = absl::Seconds(30);    // for requests in flight
   size_t json_buffer_bytes = 8 << 20;  // larger answers are passed on without cost headers
 
+  bool log_requests = true;               // one line `request` each
   int budget_status = 402;                // of an exhausted budget: 402 or 429
   bool allow_unbounded_features = false;  // features that no bound covers
   bool send_hold_id = false;  // x-tollhouse-hold-id also to providers without allow_private

@@ -211,9 +211,20 @@ struct FakeServices::Impl {
       return grpc::Status::OK;
     }
     grpc::Status Post(
-        grpc::ServerContext*,
+        grpc::ServerContext* context,
         grpc::ServerReaderWriter<ledger::v1::PostResponse, ledger::v1::PostRequest>* stream)
         override {
+      {
+        absl::MutexLock lock(&impl->mutex);
+        impl->sessions.insert(context);
+      }
+      const grpc::Status status = Take(stream);
+      absl::MutexLock lock(&impl->mutex);
+      impl->sessions.erase(context);
+      return status;
+    }
+    grpc::Status Take(
+        grpc::ServerReaderWriter<ledger::v1::PostResponse, ledger::v1::PostRequest>* stream) {
       ledger::v1::PostRequest request;
       while (stream->Read(&request)) {
         ledger::v1::PostResponse response;
@@ -364,7 +375,7 @@ void FakeServices::MuteEnforcer(bool mute) {
   impl_->mute_enforcer = mute;
 }
 
-void FakeServices::BreakSessions() {
+void FakeServices::BreakStreams() {
   absl::MutexLock lock(&impl_->mutex);
   for (grpc::ServerContext* session : impl_->sessions) session->TryCancel();
 }

@@ -5,8 +5,8 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "libs/base/error.h"
 #include "libs/base/money.h"
 #include "libs/base/strings.h"
@@ -145,6 +145,7 @@ struct Gateway::Call {
   NanoUsd strict;
   NanoUsd tight;
   int64_t estimated_tokens = 0;
+  int64_t inference_input_max = 0;
 
   // For the log and the metrics.
   int status = 0;
@@ -205,6 +206,7 @@ void Gateway::LogCall(const Call& call) {
   parts_.metrics->request_seconds.Observe(static_cast<double>(nanos) / 1e9);
   parts_.metrics->Count(call.target.name, call.outcome);
   if (call.exchange.caller_gone()) parts_.metrics->callers_gone.Increment();
+  if (!parts_.config->log_requests) return;
   obs::Info("request",
             {{"request_id", call.request_id},
              {"endpoint", call.target.name},
@@ -454,8 +456,14 @@ Task<bool> Gateway::Bound(Call& call) {
     }
   }
 
-  const ModelLimits limits{call.route.upstream_model, call.route.price->max_input_tokens(),
-                           call.route.price->max_output_tokens()};
+  ModelLimits limits{call.route.upstream_model, call.route.price->max_input_tokens(),
+                     call.route.price->max_output_tokens()};
+  for (const HeaderField& field : call.exchange.head().headers.fields) {
+    if (absl::EqualsIgnoreCase(Absl(field.name), "anthropic-beta")) {
+      ApplyBetas(field.value, &limits);
+    }
+  }
+  call.inference_input_max = limits.max_input_tokens;
   auto bound = BoundTokens(call.facts, limits, parts_.config->allow_unbounded_features);
   if (!bound.ok()) {
     co_await RefuseStatus(call, bound.status());
@@ -818,7 +826,7 @@ Task<> Gateway::ServeMetered(Call& call) {
   request.meter.requested_model = call.route.upstream_model;
   request.meter.choices = call.facts.choices;
   request.meter.cache_write_1h = call.facts.cache_write_1h;
-  request.meter.inference_input_max = call.route.price->max_input_tokens();
+  request.meter.inference_input_max = call.inference_input_max;
   request.output_tokens_max = call.bound.output_tokens;
   request.cut_event = MidStreamError(
       call.dialect, Make(Kind::kBudgetExhausted, "the answer exceeded what was held for it"));
@@ -827,13 +835,20 @@ Task<> Gateway::ServeMetered(Call& call) {
 
   HeaderList extra{{"x-tollhouse-request-id", call.request_id},
                    {"x-tollhouse-model", call.route.catalog_model}};
-  co_await relay.Run(std::move(connection), request, [&](int) {
+  const auto streamed_fields = [&](int) {
     HeaderList fields = extra;
     if (tightest_remaining >= 0) {
       fields.emplace_back("x-tollhouse-budget-remaining-nanousd", absl::StrCat(tightest_remaining));
     }
     return fields;
-  });
+  };
+  try {
+    co_await relay.Run(std::move(connection), request, streamed_fields);
+  } catch (const std::exception& e) {
+    // Out of memory, most likely. The hold must have its end all the same.
+    relay.Fail("the edge could not take the provider's answer");
+    obs::Error("relay_failed", {{"request_id", call.request_id}, {"what", e.what()}});
+  }
   crypto::Cleanse(&upstream_head);
   active.unlink();
 

@@ -155,7 +155,10 @@ absl::StatusOr<std::string> LoadEdgeId(const std::string& dir, absl::Time now) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Journal>> Journal::Open(const JournalOptions& options) {
+absl::StatusOr<std::unique_ptr<Journal>> Journal::Open(const JournalOptions& given) {
+  // Space comes back a segment at a time, never the one that is written to.
+  JournalOptions options = given;
+  options.segment_bytes = std::min(given.segment_bytes, given.max_bytes / 4);
   // A file size limit must be an error of write, not the end of the process.
   struct sigaction action;
   if (sigaction(SIGXFSZ, nullptr, &action) == 0 && action.sa_handler == SIG_DFL) {

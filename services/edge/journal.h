@@ -32,7 +32,7 @@ namespace tollhouse::edge {
 
 struct JournalOptions {
   std::string dir;
-  int64_t segment_bytes = 16 << 20;
+  int64_t segment_bytes = 16 << 20;  // at most a quarter of max_bytes
   // Bound of everything on disk. Acknowledged holds make way earlier than `retention` to stay
   // below it; when the others alone fill it, intents are refused.
   int64_t max_bytes = int64_t{1} << 30;

@@ -33,12 +33,13 @@ absl::Duration Relay::IdleTime() {
 }
 
 Task<bool> Relay::Send(UpstreamConnection& connection, const Request& request) {
+  end_ = RelayEnd::kNoAnswer;  // whatever happens from here on, unless the write says better
   const UpstreamConnection::Io io =
       co_await connection.Write(request.head, request.body, options_.write_time);
   if (!io.error) co_return true;
   error_ = absl::StrCat("sending to the provider failed: ",
                         io.timed_out ? "timed out" : io.error.message());
-  end_ = io.bytes == 0 ? RelayEnd::kNotSent : RelayEnd::kNoAnswer;
+  if (io.bytes == 0) end_ = RelayEnd::kNotSent;
   co_return false;
 }
 
@@ -127,7 +128,6 @@ Task<> Relay::Run(std::unique_ptr<UpstreamConnection> connection, const Request&
     sent = co_await Send(*connection, request);
   }
   if (!sent && end_ == RelayEnd::kNotSent) co_return;
-  end_ = RelayEnd::kNoAnswer;
   // Also after a write that failed midway: a provider that refuses a body early says so first.
   const absl::Duration wait = sent ? options_.first_byte_time : kEarlyAnswerTime;
   if (!co_await ReadHead(*connection, wait)) co_return;
@@ -230,6 +230,13 @@ Task<> Relay::ReadBody(UpstreamConnection& connection, const Request& request,
     pending_ += end_ == RelayEnd::kCut ? request.cut_event : request.broken_event;
     ended_by_event_ = true;
   }
+}
+
+void Relay::Fail(std::string_view what) {
+  if (end_ == RelayEnd::kAnswered || end_ == RelayEnd::kRefused) end_ = RelayEnd::kBroken;
+  error_ = std::string(what);
+  unfit_ = true;
+  meter_result_ = {};
 }
 
 Task<bool> Relay::Finish(const HeaderList& extra) {

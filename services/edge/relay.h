@@ -57,6 +57,9 @@ class Relay {
   Task<> Run(std::unique_ptr<UpstreamConnection> connection, const Request& request,
              std::function<HeaderList(int status)> answer_headers);
 
+  // After an exception out of Run: what was sent counts as unanswered.
+  void Fail(std::string_view what);
+
   // Tells the caller the end of an answer (kRefused, kAnswered; streamed ones of any end). False if
   // nothing was or could be told and the answer is still the gateway's to give.
   Task<bool> Finish(const HeaderList& extra);
