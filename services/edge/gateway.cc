@@ -867,7 +867,8 @@ Task<> Gateway::ServeMetered(Call& call) {
   if (relay.unfit()) {
     message = relay.status() == 401 || relay.status() == 407
                   ? "the provider refused the credential that Tollhouse has for it"
-                  : "the provider's answer cannot be passed on";
+                  : absl::StrCat("the provider answered ", relay.status(),
+                                 " with something that is no answer of its API");
   }
   const Kind kind = relay.end() == RelayEnd::kTimeout ? Kind::kUpstreamTimeout : Kind::kUpstream;
   co_await Refuse(call, Make(kind, message),
