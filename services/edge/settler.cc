@@ -73,19 +73,23 @@ struct Settler::Impl {
 
   void Requeue() {
     absl::MutexLock lock(&mutex);
+    in_flight = false;
     queue.clear();
     for (const auto& [id, entry] : pending) queue.push_back(id);
     std::sort(queue.begin(), queue.end());
   }
 
+  // One batch at a time: what comes while the ledger commits one goes into the next.
   bool Fill(PostRequest* request) {
     absl::MutexLock lock(&mutex);
+    if (in_flight) return false;
     while (!queue.empty() && request->entries_size() < kMaxBatch) {
       const auto it = pending.find(queue.front());
       queue.pop_front();
       if (it != pending.end()) *request->add_entries() = it->second;
     }
-    return request->entries_size() > 0;
+    in_flight = request->entries_size() > 0;
+    return in_flight;
   }
 
   void Received(PostResponse& response) {
@@ -106,8 +110,12 @@ struct Settler::Impl {
     }
     // The journal first: what it forgets must have been acknowledged, what it keeps is only repeated.
     journal->AppendPosted(posted);
-    absl::MutexLock lock(&mutex);
-    for (const std::string& raw : posted) pending.erase(*UuidFromRaw(raw));
+    {
+      absl::MutexLock lock(&mutex);
+      for (const std::string& raw : posted) pending.erase(*UuidFromRaw(raw));
+      in_flight = false;
+    }
+    stream.Kick();
   }
 
   // False: the entry stays.
@@ -157,6 +165,7 @@ struct Settler::Impl {
   mutable absl::Mutex mutex;
   absl::flat_hash_map<Uuid, Entry> pending ABSL_GUARDED_BY(mutex);
   std::deque<Uuid> queue ABSL_GUARDED_BY(mutex);  // of pending, to be sent on this stream
+  bool in_flight ABSL_GUARDED_BY(mutex) = false;  // a batch without its answer
 
   Stream stream;  // last: its callbacks use the rest
 };
