@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import urllib.request
@@ -145,10 +146,10 @@ class Demo:
             return read_json(endpoint_file)
 
         self.sim = wait_for(endpoint, 10, "the simulated provider")["url"]
-        listen = self.listen or ("127.0.0.1:8080" if port_is_free(8080) else "127.0.0.1:0")
+        listen = self.listen or free_address(8080)
         endpoints_file = self.data / "tollhouse" / "endpoints.json"
         house = self.serve("tollhoused", "--data-dir", self.data / "tollhouse", "--edge-listen", listen,
-                           "--admin-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0")
+                           "--admin-listen", free_address(9900), "--metrics-listen", free_address(9901))
         began = time.monotonic()
 
         def endpoints():
@@ -279,9 +280,10 @@ class Demo:
         say("hard stop: the next call was refused before it reached the provider")
         show(paint("HTTP %d   x-should-retry: %s   x-tollhouse-denied-by: %s" % (
             status, headers["x-should-retry"], headers["x-tollhouse-denied-by"]), "33"))
-        error = json.loads(body)
-        show("an SDK raises: APIStatusError: Error code: %d - %s" % (
-            status, json.dumps(error, ensure_ascii=False)))
+        error = json.loads(body)["error"]
+        show("an SDK raises APIStatusError, %s:" % (error.get("code") or error["type"]))
+        for line in textwrap.wrap(error["message"], 100):
+            show("  " + line)
         show()
 
     def budget(self):
@@ -332,31 +334,26 @@ class Demo:
         token = self.data / "tollhouse" / "admin.token"
         say("to use it with a real provider and your SDK:")
         show("export TOLLHOUSE_SERVER=%s TOLLHOUSE_TOKEN_FILE=%s PATH=%s:$PATH" % (
-            self.admin, relative(token), relative(BIN)))
+            self.admin, token, BIN))
         show("tollctl provider set openai --dialect openai --base-url https://api.openai.com/v1 "
              "--credential-env OPENAI_API_KEY")
         show("export OPENAI_BASE_URL=%s/v1 OPENAI_API_KEY=$(cat %s)" % (
-            self.edge, relative(self.data / "laptop.key")))
+            self.edge, self.data / "laptop.key"))
         show()
         show("Anthropic likewise: --dialect anthropic --base-url https://api.anthropic.com, then "
              "ANTHROPIC_BASE_URL=%s" % self.edge)
         show("More keys: tollctl key create %s --name NAME" % USER)
 
 
-def port_is_free(port):
+def free_address(port):
+    """The loopback address with this port, or with any free one if it is taken."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            return False
-    return True
-
-
-def relative(path):
-    """The path as one would type it from here."""
-    shorter = os.path.relpath(path)
-    return shorter if not shorter.startswith("..") else str(path)
+            return "127.0.0.1:0"
+    return "127.0.0.1:%d" % port
 
 
 def main():
