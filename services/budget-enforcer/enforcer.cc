@@ -170,6 +170,7 @@ struct Enforcer::Org {
   struct LeaseView {
     int64_t state_call = -1;  // the lease call that brought `state`; -1: none
     ledger::v1::BudgetState state;
+    bool row_known = false;     // the ledger has such a row; `state` may still be all zero
     int64_t last_call = -1;     // the last lease call that asked for this
     int64_t largest_hold = 0;
     int64_t rate_per_s = 0;     // nanos of lease used up, decaying average
@@ -800,13 +801,13 @@ void Enforcer::DecideShort(Org& org, Run& run, Pending& pending, const ReserveEf
   for (const Shortage& shortage : effect.shortages) {
     const BudgetAmount& ask = pending.match.asks[shortage.index];
     Budget& budget = *pending.match.budgets[shortage.index];
-    const ledger::v1::BudgetState& state =
-        org.views[{ask.budget_id, std::string(ask.period)}].state;
+    const Org::LeaseView& view = org.views[{ask.budget_id, std::string(ask.period)}];
+    const ledger::v1::BudgetState& state = view.state;
     // avail + leased = cap + overrun - spent - suspense. What is leased is here: free, or held by
     // requests in flight. Lost leases come back once their edges have reported.
     const int64_t alive = state.avail_nanousd() + state.leased_nanousd();
     const int64_t ever = alive + state.lost_lease_nanousd();
-    const bool unknown = state.ByteSizeLong() == 0;  // the ledger knows no such row (any more)
+    const bool unknown = !view.row_known;  // deleted by now, or never there
     if (unknown || shortage.free_nanos + state.avail_nanousd() >= ask.amount_nanos) {
       // There was enough, and others were faster, or the grant was sized before this came; or the
       // budget was deleted and the news is on its way.
@@ -1317,6 +1318,7 @@ void Enforcer::GrantAnswered(const OrgPtr& org, const ledger::v1::GrantLeaseRequ
         run->grant_amounts.push_back({asked.budget_id(), asked.period(), item.granted_nanousd()});
         Org::LeaseView& view = org->views[{asked.budget_id(), asked.period()}];
         view.state = item.state();
+        view.row_known = item.has_state();
         view.state_call = org->unanswered_call;
       }
       run->batch.events.emplace_back(AddGrant{request.epoch(), request.grant_id(), run->grant_amounts});

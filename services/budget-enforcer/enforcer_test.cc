@@ -182,6 +182,11 @@ TEST_F(EnforcerTest, LostLeaseBlocksAsInfrastructure) {
   EXPECT_EQ(world_.ledger().epoch(1), 2);
 }
 
+TEST_F(EnforcerTest, ALimitOfZeroIsExhaustedAndNotBlocked) {
+  world_.ledger().SetBudget(world_.Rule(1), 0);
+  EXPECT_EQ(Refuse(world_.Reserve(kDollar)).reason(), v1::REASON_BUDGET_EXHAUSTED);
+}
+
 TEST_F(EnforcerTest, ACleanStopGivesFreeLeaseBack) {
   world_.ledger().SetBudget(world_.Rule(1), 100 * kDollar);
   Admit(world_.Reserve(kDollar));
