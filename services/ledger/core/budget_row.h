@@ -26,6 +26,11 @@ struct BudgetRow {
 
   // I1.
   bool Conserved() const;
+  // Enforcers should return what is free of their leases: the target was lowered below the cap, or
+  // more was billed than was held and the budget is overrun.
+  bool WantsLeaseBack() const {
+    return leased > NanoUsd() && (cap > target || overrun > NanoUsd());
+  }
 
   // Raises or lowers what the owner wants.
   void SetTarget(NanoUsd wanted);

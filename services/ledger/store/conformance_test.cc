@@ -585,6 +585,19 @@ TEST_F(StoreTest, LowerLimitShrinksTheCapAsLeasesReturn) {
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
+TEST_F(StoreTest, AnOverrunCallsLeasesBack) {
+  SetUpPath();
+  const v1::Budget org = SetBudget("acme", 1000);
+  Lease(org, 1, 1000);
+  changes_.clear();
+  Post(Entry(v1::ENTRY_KIND_SETTLE, 5000, {org}, 100));
+  EXPECT_EQ(Budget("acme#month").overrun_nanousd(), 4900);  // 900 are still leased
+  ASSERT_FALSE(changes_.empty());
+  EXPECT_TRUE(changes_.back().budgets(0).recall());
+  EXPECT_TRUE(store_->Snapshot()->budgets(0).recall());
+  EXPECT_THAT(Problems(), IsEmpty());
+}
+
 TEST_F(StoreTest, RaisesEndByThemselves) {
   SetUpPath();
   const v1::Budget org = SetBudget("acme", 1000, [](BudgetSpec& s) { s.hard_pct = 110; });

@@ -450,8 +450,8 @@ v1::BudgetRule SqliteStore::RuleOf(const BudgetDefinition& budget) {
 absl::StatusOr<bool> SqliteStore::NeedsRecall(sql::Connection& c, const BudgetDefinition& budget,
                                               absl::Time now) {
   TH_ASSIGN_OR_RETURN(sql::Rows rows,
-                      c.Query("SELECT 1 FROM budget_rows WHERE budget_id = ?1 AND cap > target AND "
-                              "leased > 0 AND period_end > ?2",
+                      c.Query("SELECT 1 FROM budget_rows WHERE budget_id = ?1 AND leased > 0 AND "
+                              "(cap > target OR overrun > 0) AND period_end > ?2",
                               budget.id, ToColumn(now)));
   const bool recall = rows.Next();
   TH_RETURN_IF_ERROR(rows.status());

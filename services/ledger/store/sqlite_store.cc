@@ -110,10 +110,7 @@ absl::Status SqliteStore::Finish(Txn& t) {
                     r.id, r.row.target, r.row.cap, r.row.overrun, r.row.avail, r.row.leased,
                     r.row.suspense, r.row.spent)
             .status());
-    const auto recall = [](const BudgetRow& row) {
-      return row.cap > row.target && row.leased > NanoUsd(0);
-    };
-    if (recall(r.row) != recall(r.stored) && r.start <= t.now && t.now < r.end) {
+    if (r.row.WantsLeaseBack() != r.stored.WantsLeaseBack() && r.start <= t.now && t.now < r.end) {
       t.changed_rules.insert(r.budget->id);
     }
     if (r.row.spent > r.stored.spent || r.row.target != r.stored.target) {
