@@ -310,16 +310,22 @@ def test_a_provider_that_hangs_still_counts(fresh):
     wait_until(lambda: tenant.budget()["suspense_nanousd"] > 0, what="suspense once it is gone")
 
 
-def test_a_bill_above_the_hold_is_posted_truthfully(stack, tenant):
-    """The provider ignores max_tokens: the excess is overrun, posted in full, and the budget knows."""
-    tenant.set_budget("org", 10**9)
+@pytest.mark.parametrize("cap,overrun", [(10**9, False), (10**6, True)], ids=["room", "no-room"])
+def test_a_bill_above_the_hold_is_posted_truthfully(stack, tenant, cap, overrun):
+    """The provider ignores max_tokens: the bill is posted in full, out of what is available, and
+    what is not there is overrun, after which the budget is closed."""
+    tenant.set_budget("org", cap)
     request = load.chat_request(tenant.secret, {
         "model": GPT, "max_tokens": 20, "messages": say("Hello", output_exact=50000)})
     assert load.call_now(stack.edge, request).status == 200
     assert audit.check_exact(tenant) == 1
     budget = tenant.budget()
-    assert budget["spent_nanousd"] == tenant.billed()
-    assert int(budget["overrun_nanousd"]) > 0
+    assert budget["spent_nanousd"] == tenant.billed() > 10**7
+    expected = budget["spent_nanousd"] - cap if overrun else 0
+    # A free lease pays overrun down once it is back.
+    wait_until(lambda: tenant.budget()["overrun_nanousd"] == expected, 5, "the lease to come back")
+    assert load.call_now(stack.edge, request).status == (402 if overrun else 200)
+    tenant.settled()
     assert stack.ctl("ledger", "verify")["ok"]
 
 

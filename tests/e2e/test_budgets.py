@@ -257,10 +257,10 @@ def test_soft_alert_once_per_threshold(stack, tenant):
         wait_until(lambda: len(receiver.delivered()) >= 2, 15, "both alerts")
         for _ in range(5):
             ask(stack, tenant.secret)
-        alerts = stack.ctl("alert", "list", tenant.org)["alerts"]
+        alerts = stack.ctl("alerts", "list", tenant.org)["alerts"]
         assert sorted(alert["threshold_pct"] for alert in alerts) == [50, 80]
         wait_until(lambda: all(alert["delivery"] == "delivered" for alert in
-                               stack.ctl("alert", "list", tenant.org)["alerts"]), what="delivery")
+                               stack.ctl("alerts", "list", tenant.org)["alerts"]), what="delivery")
         bodies = receiver.delivered()
         assert len(bodies) == 2, "once per window and threshold"
         assert sorted(body["threshold_pct"] for body in bodies) == [50, 80]
@@ -285,7 +285,7 @@ def test_an_alert_outlives_failures_and_a_restart(fresh):
         fresh.house.start()
         wait_until(receiver.delivered, 60, "the alert after the restart")
         assert receiver.signed_by("shared")
-        wait_until(lambda: fresh.ctl("alert", "list", tenant.org)["alerts"][0]["delivery"]
+        wait_until(lambda: fresh.ctl("alerts", "list", tenant.org)["alerts"][0]["delivery"]
                    == "delivered", what="the ledger to know")
         assert len(receiver.delivered()) == 1
 
@@ -295,7 +295,7 @@ def test_alert_without_a_webhook_is_recorded(stack, tenant):
     tenant.set_budget("org", 3 * price + hold, "--soft", "10")
     assert ask(stack, tenant.secret).status == 200
     tenant.settled()
-    alert, = wait_until(lambda: stack.ctl("alert", "list", tenant.org)["alerts"], what="the alert")
+    alert, = wait_until(lambda: stack.ctl("alerts", "list", tenant.org)["alerts"], what="the alert")
     assert alert["threshold_pct"] == 10 and alert["delivery"] == "none"
 
 

@@ -10,7 +10,7 @@ from stack import usd
 from test_sdks import GPT, say
 
 NOUNS = ["org", "team", "user", "key", "budget", "limit", "provider", "price", "model", "apply",
-         "export", "spend", "holds", "suspense", "explain", "ledger", "audit", "webhook", "alert"]
+         "export", "spend", "holds", "suspense", "explain", "ledger", "audit", "webhook", "alerts"]
 
 
 def test_help_of_every_noun(stack):
