@@ -146,7 +146,9 @@ absl::Status App::Impl::Start() {
   if (!replayed.empty()) {
     obs::Info("journal_replayed", {{"unposted", static_cast<int64_t>(replayed.size())}});
   }
-  for (ledger::v1::Entry& entry : replayed) settler->Submit(std::move(entry));
+  for (ledger::v1::Entry& entry : replayed) {
+    settler->Submit(std::make_shared<const ledger::v1::Entry>(std::move(entry)));
+  }
 
   const auto missing = [](std::string_view what) {
     return MakeError(absl::StatusCode::kUnavailable, "START_TIMEOUT",

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "libs/base/error.h"
+#include "libs/testing/fake_clock.h"
 #include "services/edge/edge_testing.h"
 
 namespace tollhouse::edge {
@@ -398,6 +399,55 @@ TEST_F(AppTest, KeysAreCheckedCachedAndRevokedAtOnce) {
   key_ = services_.AddKey();
   key_.back() = key_.back() == 'a' ? 'b' : 'a';
   EXPECT_EQ(Call(Request(Chat())).status, 401);
+}
+
+TEST_F(AppTest, CachedKeysAreServedForAWhileAfterTheWatchesWereCut) {
+  testing::FakeClock clock;
+  config_.clock = &clock;
+  Start();
+  EXPECT_EQ(Call(Request(Chat())).status, 200);
+  services_.CutWatches();
+  EXPECT_EQ(Call(Request(Chat())).status, 200);
+  Wire::Message answer;
+  do {
+    clock.Advance(absl::Seconds(20));  // until the edge has noticed the cut and 30 s have passed
+    answer = Call(Request(Chat()));
+  } while (answer.status == 200);
+  EXPECT_EQ(answer.status, 503);
+  EXPECT_NE(app_->NotReady(), "");
+  app_.reset();
+}
+
+TEST_F(AppTest, LongCallsAskForMoreTimeForTheirHold) {
+  config_.hold_time_to_live = absl::Milliseconds(400);
+  provider_.SetScript([this](const Wire::Message&, Wire& wire) {
+    wire.Send(SseHead() + Chunk(Delta("hel")));
+    services_.WaitRefreshes(3);
+    wire.Send(Chunk(kStop) + Chunk(kUsage) + Chunk(kDone) + Chunk(""));
+    return true;
+  });
+  Start();
+  EXPECT_TRUE(Call(Request(Chat(R"(,"stream":true)"))).whole);
+  EXPECT_GE(services_.refreshes(), 3);
+}
+
+TEST_F(AppTest, StreamThatOverrunsItsHoldIsCut) {
+  provider_.SetScript([](const Wire::Message&, Wire& wire) {
+    wire.Send(SseHead());
+    const std::string text(4096, 'x');
+    for (int i = 0; i < 100; ++i) wire.Send(Chunk(Delta(text)));  // 400 KiB of 100 tokens
+    wire.Send(Chunk(kStop) + Chunk(kUsage) + Chunk(kDone) + Chunk(""));
+    return true;
+  });
+  Start();
+  const Wire::Message answer = Call(Request(Chat(R"(,"stream":true)")));
+  EXPECT_TRUE(answer.whole);
+  EXPECT_THAT(answer.body, HasSubstr("\"error\""));
+  EXPECT_THAT(answer.body, Not(HasSubstr("[DONE]")));
+  const std::vector<Entry> entries = services_.WaitEntries(1);
+  ASSERT_THAT(entries, SizeIs(1));
+  EXPECT_EQ(entries[0].kind(), ledger::v1::ENTRY_KIND_SUSPEND);
+  EXPECT_EQ(entries[0].status(), "cut");
 }
 
 TEST_F(AppTest, ExpiredKeyIsRefused) {

@@ -141,6 +141,8 @@ struct FakeServices::Impl {
       holds.erase(operation.void_().hold_id());
     } else if (operation.has_acknowledge()) {
       acknowledged.insert(operation.acknowledge().hold_id());
+    } else if (operation.has_refresh()) {
+      refreshes += holds.contains(operation.refresh().hold_id());
     }
     result.mutable_done();
     return result;
@@ -316,6 +318,7 @@ struct FakeServices::Impl {
   bool mute_enforcer ABSL_GUARDED_BY(mutex) = false;
   bool mute_post ABSL_GUARDED_BY(mutex) = false;
   int lookups ABSL_GUARDED_BY(mutex) = 0;
+  int refreshes ABSL_GUARDED_BY(mutex) = 0;
   std::map<std::string, int64_t> holds ABSL_GUARDED_BY(mutex);
   std::set<std::string> acknowledged ABSL_GUARDED_BY(mutex);
   std::vector<Operation> muted ABSL_GUARDED_BY(mutex);
@@ -373,6 +376,24 @@ void FakeServices::RefuseNext(enforcer::v1::Refused refused) {
 void FakeServices::MuteEnforcer(bool mute) {
   absl::MutexLock lock(&impl_->mutex);
   impl_->mute_enforcer = mute;
+}
+
+void FakeServices::CutWatches() {
+  impl_->ledger_hub.Shutdown();
+  impl_->vault_hub.Shutdown();
+}
+
+int FakeServices::refreshes() const {
+  absl::MutexLock lock(&impl_->mutex);
+  return impl_->refreshes;
+}
+
+void FakeServices::WaitRefreshes(int count) {
+  absl::MutexLock lock(&impl_->mutex);
+  const auto there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(impl_->mutex) {
+    return impl_->refreshes >= count;
+  };
+  impl_->mutex.AwaitWithTimeout(absl::Condition(&there), kTimeout);
 }
 
 void FakeServices::BreakStreams() {

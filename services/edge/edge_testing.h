@@ -39,6 +39,9 @@ class FakeServices {
   void SetEpoch(int64_t epoch);  // of later admissions
   void RefuseNext(enforcer::v1::Refused refused);
   void MuteEnforcer(bool mute);  // operations are taken and never answered
+  void CutWatches();             // for good
+  int refreshes() const;
+  void WaitRefreshes(int count);
   void BreakStreams();           // ends those of operations and entries; edges connect again
   void MutePost(bool mute);      // likewise entries
   std::vector<enforcer::v1::Reserve> reserves() const;

@@ -625,7 +625,7 @@ void Gateway::SubmitVoid(ledger::v1::Entry intent, std::string_view status) {
   intent.set_status(std::string(status));
   SetTime(parts_.config->clock->Wall(), intent.mutable_ended_at());
   parts_.metrics->voided.Increment();
-  parts_.settler->Submit(std::move(intent));
+  parts_.settler->Submit(std::make_shared<const ledger::v1::Entry>(std::move(intent)));
 }
 
 void Gateway::ReturnOrphan(const enforcer::v1::Reserve& asked,

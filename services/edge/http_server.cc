@@ -126,10 +126,13 @@ class Connection final : public Exchange, public Drainable {
         co_await ReadBody(&discarded, 0);
       }
       if (!parser_->head().keep_alive || shared_->draining.load()) closing_ = true;
-      in_.erase(0, used_);
-      in_ += next_;
-      next_.clear();
-      used_ = 0;
+      DropUsed();
+      if (!next_.empty()) {
+        MakeRoom(next_.size());
+        std::memcpy(in_.data() + filled_, next_.data(), next_.size());
+        filled_ += next_.size();
+        next_.clear();
+      }
     }
     if (linger_) co_await Linger();
   }
@@ -151,7 +154,7 @@ class Connection final : public Exchange, public Drainable {
   Task<bool> ReadBody(std::string* body, size_t padding) override {
     body_read_ = true;
     const RequestHead& request = parser_->head();
-    std::string_view have = std::string_view(in_).substr(used_);
+    std::string_view have = Received();
     if (request.expect_continue && HasBody() && have.empty()) {
       static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
       if (!co_await WriteAll(kContinue)) co_return false;
@@ -227,6 +230,18 @@ class Connection final : public Exchange, public Drainable {
  private:
   int64_t NowNanos() const { return per_loop_.loop->deadlines().NowNanos(); }
 
+  std::string_view Received() const {
+    return std::string_view(in_).substr(used_, filled_ - used_);
+  }
+  void DropUsed() {
+    std::memmove(in_.data(), in_.data() + used_, filled_ - used_);
+    filled_ -= used_;
+    used_ = 0;
+  }
+  void MakeRoom(size_t bytes) {
+    if (in_.size() - filled_ < bytes) in_.resize(filled_ + std::max(bytes, kReadBytes));
+  }
+
   void CancelSocket() {
     error_code ignored;
     socket_.cancel(ignored);
@@ -253,8 +268,8 @@ class Connection final : public Exchange, public Drainable {
     bool started = false;
     for (;;) {
       // A line break that a client left behind its last body is not a request yet.
-      while (!started && std::string_view(in_).substr(used_).starts_with("\r\n")) used_ += 2;
-      const std::string_view have = std::string_view(in_).substr(used_);
+      while (!started && Received().starts_with("\r\n")) used_ += 2;
+      const std::string_view have = Received();
       const size_t end = FindHeadEnd(have, looked);
       if (end == kBadLineEnding) {
         co_await Refuse(RequestError::kMalformed);
@@ -287,15 +302,14 @@ class Connection final : public Exchange, public Drainable {
         if (shared_->draining.load()) co_return false;
         deadline_.Arm(limits_.idle_time);
       }
-      in_.erase(0, used_);
-      used_ = 0;
-      const size_t size = in_.size();
-      in_.resize(size + kReadBytes);
+      DropUsed();
+      MakeRoom(kReadBytes / 2);
       idle_ = !started;
       const auto [error, n] =
-          co_await socket_.async_read_some(asio::buffer(in_.data() + size, kReadBytes), kAwait);
+          co_await socket_.async_read_some(
+              asio::buffer(in_.data() + filled_, in_.size() - filled_), kAwait);
       idle_ = false;
-      in_.resize(size + (error ? 0 : n));
+      filled_ += error ? 0 : n;
       if (error) {
         if (started && deadline_.expired()) {
           deadline_.Disarm();
@@ -339,8 +353,8 @@ class Connection final : public Exchange, public Drainable {
   }
 
   Task<bool> ReadChunked(std::string* body, size_t padding, int64_t end) {
-    std::string chunk(std::string_view(in_).substr(used_));
-    used_ = in_.size();
+    std::string chunk(Received());
+    used_ = filled_;
     for (;;) {
       ParseError error = ParseError::kNone;
       const size_t n = parser_->PutBody(chunk, body, &error);
@@ -388,7 +402,7 @@ class Connection final : public Exchange, public Drainable {
     socket_.shutdown(Socket::shutdown_send, error);
     if (error) co_return;
     uint64_t discarded = 0;
-    in_.resize(kReadBytes);
+    MakeRoom(kReadBytes / 2);
     deadline_.Arm(kLingerTime);
     while (discarded < kLingerBytes && !deadline_.expired()) {
       const auto [read_error, n] = co_await socket_.async_read_some(asio::buffer(in_), kAwait);
@@ -415,9 +429,11 @@ class Connection final : public Exchange, public Drainable {
   Socket socket_;
   Deadline deadline_;
   std::optional<RequestParser> parser_;
-  std::string in_;    // received; [0, used_) belongs to the current request
-  std::string next_;  // received behind a chunked body
+  // [0, used_) belongs to the current request, [used_, filled_) has been received behind it.
+  std::string in_;
   size_t used_ = 0;
+  size_t filled_ = 0;
+  std::string next_;  // received behind a chunked body
   std::string out_;
   bool idle_ = false;
   bool closing_ = false;

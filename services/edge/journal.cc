@@ -218,8 +218,8 @@ absl::Status Journal::Load() {
     TH_RETURN_IF_ERROR(LoadSegment(&segment, number == numbers.back()));
   }
   for (auto& [id, live] : live_) {
-    if (!live->has_result) live->entry.set_status("unknown");
-    replayed_.push_back(live->entry);
+    replayed_.push_back(*live->entry);
+    if (!live->has_result) replayed_.back().set_status("unknown");
   }
   std::sort(replayed_.begin(), replayed_.end(),
             [](const auto& a, const auto& b) { return a.hold_id() < b.hold_id(); });
@@ -290,7 +290,7 @@ absl::Status Journal::Apply(JournalRecord* record, Segment* segment) {
       if (Segment* before = FindSegment(live->segment)) --before->live;
       if (!live->has_result && result) --open_;
     }
-    live->entry.Swap(entry);
+    live->entry = std::make_shared<const ledger::v1::Entry>(std::move(*entry));
     live->segment = segment->number;
     live->has_result = result;
     ++segment->live;
@@ -305,7 +305,9 @@ absl::Status Journal::Apply(JournalRecord* record, Segment* segment) {
       const auto it = live_.find(id);
       if (it == live_.end()) return absl::OkStatus();  // its intent was dropped long after posting
       if (!it->second->has_result) --open_;
-      it->second->entry.MergeFrom(record->result());
+      auto merged = std::make_shared<ledger::v1::Entry>(*it->second->entry);
+      merged->MergeFrom(record->result());
+      it->second->entry = std::move(merged);
       it->second->has_result = true;
       return absl::OkStatus();
     }
@@ -345,7 +347,7 @@ Journal::Segment* Journal::FindSegment(uint64_t number) {
 absl::Status Journal::AppendIntent(const ledger::v1::Entry& intent) {
   TH_ASSIGN_OR_RETURN(const Uuid id, UuidFromRaw(intent.hold_id()));
   auto live = std::make_unique<Live>();
-  live->entry = intent;
+  live->entry = std::make_shared<const ledger::v1::Entry>(intent);
   const std::string frame = FrameOfEntry(intent, false);
   const int64_t org = intent.account_ids_size() > 0 ? intent.account_ids(0) : 0;
 
@@ -382,7 +384,9 @@ absl::StatusOr<Journal::Result> Journal::AppendResult(const ledger::v1::Entry& r
   if (live.has_result) {
     return MakeError(absl::StatusCode::kAlreadyExists, "HOLD_EXISTS", "a hold ends once");
   }
-  live.entry.MergeFrom(result);
+  auto merged = std::make_shared<ledger::v1::Entry>(*live.entry);
+  merged->MergeFrom(result);
+  live.entry = std::move(merged);
   live.has_result = true;
   --open_;
   live.unwritten = !Write(frame).ok();
@@ -418,7 +422,7 @@ std::vector<ledger::v1::Entry> Journal::CloseEpoch(int64_t org_id, int64_t epoch
   closed = std::max(closed, epoch);
   std::vector<ledger::v1::Entry> holds;
   for (const auto& [id, live] : live_) {
-    const ledger::v1::Entry& entry = live->entry;
+    const ledger::v1::Entry& entry = *live->entry;
     if (entry.account_ids_size() == 0 || entry.account_ids(0) != org_id || entry.epoch() > closed) {
       continue;
     }
@@ -443,7 +447,7 @@ bool Journal::Recover() {
   if (!HasRoom(2 * options_.result_reserve_bytes)) return false;
   for (auto& [id, live] : live_) {
     if (!live->unwritten) continue;
-    if (!Write(FrameOfEntry(live->entry, true)).ok()) return false;
+    if (!Write(FrameOfEntry(*live->entry, true)).ok()) return false;
     live->unwritten = false;
   }
   return true;
@@ -579,7 +583,7 @@ bool Journal::MoveLiveForward() {
   const uint64_t from = oldest.number;
   for (auto& [id, live] : live_) {
     if (live->segment != from) continue;
-    const std::string frame = FrameOfEntry(live->entry, live->has_result);
+    const std::string frame = FrameOfEntry(*live->entry, live->has_result);
     if (segments_.back().size + static_cast<int64_t>(frame.size()) > options_.segment_bytes ||
         !Write(frame).ok()) {
       return false;

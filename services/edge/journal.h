@@ -70,7 +70,7 @@ class Journal {
   // changes; returns the intent merged with it. If the disk fails all the same, the result is kept
   // in memory, `written` says false and the caller goes on. NOT_FOUND (HOLD_UNKNOWN).
   struct Result {
-    ledger::v1::Entry entry;
+    std::shared_ptr<const ledger::v1::Entry> entry;
     bool written = true;
   };
   absl::StatusOr<Result> AppendResult(const ledger::v1::Entry& result);
@@ -94,7 +94,8 @@ class Journal {
 
  private:
   struct Live {
-    ledger::v1::Entry entry;  // merged with the result, once there is one
+    // Merged with the result, once there is one; replaced, never changed.
+    std::shared_ptr<const ledger::v1::Entry> entry;
     uint64_t segment = 0;     // where the intent is
     bool has_result = false;
     bool unwritten = false;   // the result could not be written yet

@@ -102,8 +102,8 @@ TEST_F(JournalTest, ReplayTellsResultsIntentsAndPostedApart) {
     const auto result = journal->AppendResult(ResultOf(settled, 42));
     ASSERT_TRUE(result.ok());
     EXPECT_TRUE(result->written);
-    EXPECT_EQ(result->entry.cost_nanousd(), 42);
-    EXPECT_EQ(result->entry.model(), "gpt-5");
+    EXPECT_EQ(result->entry->cost_nanousd(), 42);
+    EXPECT_EQ(result->entry->model(), "gpt-5");
     ASSERT_TRUE(journal->AppendResult(ResultOf(posted, 5)).ok());
     journal->AppendPosted({std::string(posted.raw())});
     EXPECT_EQ(journal->unposted(), 2);
@@ -275,7 +275,7 @@ TEST_F(JournalTest, WriteErrorStopsAdmissionLosesNothingAndHeals) {
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &old), 0);
   EXPECT_EQ(ReasonOf(refused), "JOURNAL_FULL");
   ASSERT_TRUE(result.ok());
-  EXPECT_EQ(result->entry.cost_nanousd(), 11);
+  EXPECT_EQ(result->entry->cost_nanousd(), 11);
 
   clock_.Advance(absl::Seconds(1));
   EXPECT_FALSE(journal->Full());

@@ -10,7 +10,6 @@
 namespace tollhouse::edge {
 namespace {
 
-constexpr size_t kBufferBytes = 32 << 10;
 constexpr size_t kHeadBytesMax = 128 << 10;
 constexpr absl::Duration kEarlyAnswerTime = absl::Seconds(2);
 // No token of a known vocabulary is longer; more visible bytes than this per token of the bound
@@ -45,27 +44,26 @@ Task<bool> Relay::Send(UpstreamConnection& connection, const Request& request) {
 
 // A head into parser_; interim answers (1xx) are skipped.
 Task<bool> Relay::ReadHead(UpstreamConnection& connection, absl::Duration wait) {
-  buffer_.resize(kBufferBytes);
   filled_ = 0;
   size_t looked = 0;
   const int64_t end = exchange_.loop().deadlines().NowNanos() +
                       absl::ToInt64Nanoseconds(wait);
   for (;;) {
-    const size_t head = FindHeadEnd(std::string_view(buffer_).substr(0, filled_), looked);
+    const size_t head = FindHeadEnd(buffer_.view(filled_), looked);
     if (head == kBadLineEnding || (head != std::string_view::npos && head > kHeadBytesMax)) {
       error_ = "the provider's answer is not HTTP";
       co_return false;
     }
     if (head != std::string_view::npos) {
       ResponseParser interim;
-      if (interim.ParseHead(std::string_view(buffer_).substr(0, head)) == ParseError::kNone &&
+      if (interim.ParseHead(buffer_.view(head)) == ParseError::kNone &&
           interim.head().status / 100 == 1 && interim.head().status != 101) {
-        std::memmove(buffer_.data(), buffer_.data() + head, filled_ - head);
+        buffer_.Drop(head, filled_);
         filled_ -= head;
         looked = 0;
         continue;
       }
-      if (parser_.ParseHead(std::string_view(buffer_).substr(0, head)) != ParseError::kNone) {
+      if (parser_.ParseHead(buffer_.view(head)) != ParseError::kNone) {
         error_ = "the provider's answer is not HTTP";
         co_return false;
       }
@@ -78,7 +76,7 @@ Task<bool> Relay::ReadHead(UpstreamConnection& connection, absl::Duration wait) 
         error_ = "the head of the provider's answer is too long";
         co_return false;
       }
-      buffer_.resize(filled_ * 2);
+      buffer_.Grow(filled_ * 2, filled_);
     }
     const int64_t now = exchange_.loop().deadlines().NowNanos();
     const UpstreamConnection::Io io =
@@ -153,12 +151,10 @@ Task<> Relay::ReadBody(UpstreamConnection& connection, const Request& request,
   }
   if (sse && !refused) co_await Begin(answer_headers(status_));
 
-  // The body of this head and the rest of the buffer share it: the head's views stay valid, since
-  // body bytes are read behind it.
-  std::string body_buffer;
-  body_buffer.resize(kBufferBytes);
+  // The head's views stay valid: the body has a buffer of its own.
+  IoBuffer body_buffer;
   filled_ -= head_size_;
-  if (filled_ > body_buffer.size()) body_buffer.resize(filled_);
+  if (filled_ >= body_buffer.size()) body_buffer.Grow(filled_ * 2, 0);
   std::memcpy(body_buffer.data(), buffer_.data() + head_size_, filled_);
 
   std::vector<std::string_view> pieces;
@@ -166,7 +162,7 @@ Task<> Relay::ReadBody(UpstreamConnection& connection, const Request& request,
   while (!parser_.done()) {
     if (filled_ > 0) {
       ParseError parse_error = ParseError::kNone;
-      const size_t used = parser_.PutBody(std::string_view(body_buffer).substr(0, filled_), &pieces,
+      const size_t used = parser_.PutBody(body_buffer.view(filled_), &pieces,
                                           &parse_error);
       for (const std::string_view piece : pieces) {
         if (metering_ != nullptr) {
@@ -175,7 +171,7 @@ Task<> Relay::ReadBody(UpstreamConnection& connection, const Request& request,
           pending_ += piece;
         }
       }
-      std::memmove(body_buffer.data(), body_buffer.data() + used, filled_ - used);
+      body_buffer.Drop(used, filled_);
       filled_ -= used;
       if (parse_error != ParseError::kNone || filled_ == body_buffer.size()) {
         error_ = "the provider's answer is malformed";

@@ -12,6 +12,7 @@
 #include "services/edge/dialect/endpoint.h"
 #include "services/edge/dialect/meter.h"
 #include "services/edge/http_server.h"
+#include "services/edge/io_buffer.h"
 #include "services/edge/upstream.h"
 
 namespace tollhouse::edge {
@@ -94,7 +95,7 @@ class Relay {
   bool streaming_ = false;  // the caller has the head
   bool ended_by_event_ = false;
 
-  std::string buffer_;
+  IoBuffer buffer_;  // the head and what came with it
   size_t filled_ = 0;
   size_t head_size_ = 0;
   ResponseParser parser_;

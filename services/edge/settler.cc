@@ -24,6 +24,8 @@ using ledger::v1::PostResult;
 
 namespace {
 
+using EntryPtr = std::shared_ptr<const Entry>;
+
 constexpr int kMaxBatch = 1024;
 
 int64_t OrgOf(const Entry& entry) {
@@ -86,7 +88,7 @@ struct Settler::Impl {
     while (!queue.empty() && request->entries_size() < kMaxBatch) {
       const auto it = pending.find(queue.front());
       queue.pop_front();
-      if (it != pending.end()) *request->add_entries() = it->second;
+      if (it != pending.end()) *request->add_entries() = *it->second;
     }
     in_flight = request->entries_size() > 0;
     return in_flight;
@@ -98,14 +100,14 @@ struct Settler::Impl {
     for (const PostResult& result : response.results()) {
       const auto id = UuidFromRaw(result.hold_id());
       if (!id.ok()) continue;
-      Entry entry;
+      EntryPtr entry;
       {
         absl::MutexLock lock(&mutex);
         const auto it = pending.find(*id);
         if (it == pending.end()) continue;
         entry = it->second;
       }
-      if (!Conclude(entry, result)) continue;
+      if (!Conclude(*entry, result)) continue;
       posted.push_back(result.hold_id());
     }
     // The journal first: what it forgets must have been acknowledged, what it keeps is only repeated.
@@ -163,7 +165,7 @@ struct Settler::Impl {
   std::atomic<bool> stopping = false;
 
   mutable absl::Mutex mutex;
-  absl::flat_hash_map<Uuid, Entry> pending ABSL_GUARDED_BY(mutex);
+  absl::flat_hash_map<Uuid, EntryPtr> pending ABSL_GUARDED_BY(mutex);
   std::deque<Uuid> queue ABSL_GUARDED_BY(mutex);  // of pending, to be sent on this stream
   bool in_flight ABSL_GUARDED_BY(mutex) = false;  // a batch without its answer
 
@@ -184,7 +186,8 @@ void Settler::Stop() {
   impl_->stream.Stop();
 }
 
-void Settler::Submit(Entry entry) {
+void Settler::Submit(EntryPtr submitted) {
+  const Entry& entry = *submitted;
   const auto id = UuidFromRaw(entry.hold_id());
   if (!id.ok()) return;
   Operation operation;
@@ -203,7 +206,7 @@ void Settler::Submit(Entry entry) {
   }
   {
     absl::MutexLock lock(&impl_->mutex);
-    impl_->pending.insert_or_assign(*id, std::move(entry));
+    impl_->pending.insert_or_assign(*id, std::move(submitted));
     impl_->queue.push_back(*id);
   }
   if (operation.kind_case() != Operation::KIND_NOT_SET) {
@@ -221,7 +224,7 @@ bool Settler::WaitIdle(absl::Duration timeout) const {
   absl::MutexLock lock(&impl_->mutex);
   return impl_->mutex.AwaitWithTimeout(
       absl::Condition(
-          +[](absl::flat_hash_map<Uuid, Entry>* pending) { return pending->empty(); },
+          +[](absl::flat_hash_map<Uuid, EntryPtr>* pending) { return pending->empty(); },
           &impl_->pending),
       timeout);
 }

@@ -40,7 +40,7 @@ class Settler {
 
   // The end of a hold, complete. For whatever was forwarded the journal must have it already. The
   // enforcer is told at once (Settle, Void; a suspended hold stays whole until the ledger has it).
-  void Submit(ledger::v1::Entry entry);
+  void Submit(std::shared_ptr<const ledger::v1::Entry> entry);
 
   // Entries that the ledger has not answered for.
   int64_t backlog() const;
