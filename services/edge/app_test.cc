@@ -625,9 +625,13 @@ TEST_F(AppTest, FullJournalStopsAdmissionAndRecoversByItself) {
     answer = Call(Request(Chat()));  // until the journal has been looked at again
   } while (answer.status == 503);
   EXPECT_EQ(answer.status, 200);
-  int64_t settled = 0;
-  for (const Entry& entry : services_.WaitEntries(admitted + 1)) {
-    settled += entry.kind() == ledger::v1::ENTRY_KIND_SETTLE;
+  // Beside them there are voids of holds that the journal did not take.
+  int settled = 0;
+  for (int count = admitted + 1; settled <= admitted && count < admitted + 20; ++count) {
+    settled = 0;
+    for (const Entry& entry : services_.WaitEntries(count)) {
+      settled += entry.kind() == ledger::v1::ENTRY_KIND_SETTLE;
+    }
   }
   EXPECT_EQ(settled, admitted + 1);
 }
