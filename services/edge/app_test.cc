@@ -747,15 +747,16 @@ TEST_F(AppTest, LargeAnswerIsStreamedWithoutCostHeaders) {
   EXPECT_EQ(services_.WaitEntries(1)[0].cost_nanousd(), kJsonCost);
 }
 
-TEST_F(AppTest, HtmlAndCutJsonAnswersAreUnderstoodAsUnknown) {
+TEST_F(AppTest, AnswersThatNoSdkCouldReadAreAnsweredInTheDialectAndSuspended) {
   provider_.SetScript([](const Wire::Message&, Wire& wire) {
     wire.Send(HttpAnswer(200, "<html>busy</html>", "text/html"));
     return true;
   });
   Start();
   const Wire::Message html = Call(Request(Chat()));
-  EXPECT_EQ(html.status, 200);
-  EXPECT_EQ(html.body, "<html>busy</html>");
+  EXPECT_EQ(html.status, 502);
+  EXPECT_EQ(html.Header("content-type"), "application/json");
+  EXPECT_THAT(html.body, Not(HasSubstr("<html>")));
   EXPECT_EQ(services_.WaitEntries(1).back().kind(), ledger::v1::ENTRY_KIND_SUSPEND);
 
   provider_.SetScript([](const Wire::Message&, Wire& wire) {
@@ -764,6 +765,31 @@ TEST_F(AppTest, HtmlAndCutJsonAnswersAreUnderstoodAsUnknown) {
   });
   EXPECT_EQ(Call(Request(Chat())).status, 502);
   EXPECT_EQ(services_.WaitEntries(2).back().kind(), ledger::v1::ENTRY_KIND_SUSPEND);
+
+  provider_.SetScript([](const Wire::Message&, Wire& wire) {
+    wire.Send(HttpAnswer(200, R"({"choices":[{"mess)"));
+    return true;
+  });
+  EXPECT_EQ(Call(Request(Chat())).status, 502);
+  EXPECT_EQ(services_.WaitEntries(3).back().kind(), ledger::v1::ENTRY_KIND_SUSPEND);
+}
+
+TEST_F(AppTest, HtmlErrorsKeepWhatTheirStatusMeans) {
+  int status = 502;
+  provider_.SetScript([&](const Wire::Message&, Wire& wire) {
+    wire.Send(HttpAnswer(status, "<html>no</html>", "text/html; charset=utf-8"));
+    return true;
+  });
+  Start();
+  for (const auto& [from, to] : {std::pair{502, 502}, {500, 502}, {404, 502}, {503, 503}, {429, 429}}) {
+    status = from;
+    const Wire::Message answer = Call(Request(Chat(R"(,"stream":true)")));
+    EXPECT_EQ(answer.status, to) << from;
+    EXPECT_EQ(answer.Header("content-type"), "application/json");
+  }
+  for (const Entry& entry : services_.WaitEntries(5)) {
+    EXPECT_EQ(entry.kind(), ledger::v1::ENTRY_KIND_VOID);
+  }
 }
 
 TEST_F(AppTest, SecondEdgeOnTheSameJournalIsRefused) {

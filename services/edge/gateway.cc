@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "libs/base/error.h"
 #include "libs/base/money.h"
@@ -94,6 +95,32 @@ Refusal Make(Kind kind, std::string_view message, std::string_view param = "",
   refusal.message = std::string(message);
   refusal.param = std::string(param);
   refusal.code = std::string(code);
+  return refusal;
+}
+
+// What the caller hears where the provider's answer did not come or cannot be passed on.
+Refusal UnfitRefusal(const Relay& relay) {
+  const int status = relay.unfit() ? relay.status() : 0;
+  Kind kind = Kind::kUpstream;
+  std::string message = relay.error();
+  if (relay.end() == RelayEnd::kTimeout || status == 504) {
+    kind = Kind::kUpstreamTimeout;
+  } else if (status == 401 || status == 407) {
+    message = "the provider refused the credential that Tollhouse has for it";
+  } else if (status / 100 == 3) {
+    message = "the provider answered with a redirect, which is not followed";
+  } else if (status == 429) {
+    kind = Kind::kRequestRate;
+  } else if (status == 503 || status == 529) {
+    kind = Kind::kUnavailable;
+  }
+  if (message.empty()) message = "the provider's answer cannot be passed on";
+  Refusal refusal = Make(kind, message);
+  if (kind == Kind::kRequestRate || kind == Kind::kUnavailable) {
+    int64_t seconds = 0;
+    const bool given = absl::SimpleAtoi(Absl(relay.retry_after()), &seconds) && seconds > 0;
+    refusal.retry_after = given ? absl::Seconds(std::min<int64_t>(seconds, 86'400)) : kRetryAfter;
+  }
   return refusal;
 }
 
@@ -567,11 +594,7 @@ Task<> Gateway::ServeFree(Call& call) {
   call.status = relay.status();
   if (relay.end() == RelayEnd::kRefused) call.outcome = Metrics::kProvider;
   if (!co_await relay.Finish(extra)) {
-    co_await Refuse(call,
-                    Make(relay.end() == RelayEnd::kTimeout ? Kind::kUpstreamTimeout : Kind::kUpstream,
-                         relay.error().empty() ? "the provider's answer cannot be passed on"
-                                               : relay.error()),
-                    Metrics::kProvider);
+    co_await Refuse(call, UnfitRefusal(relay), Metrics::kProvider);
   }
 }
 
@@ -863,15 +886,7 @@ Task<> Gateway::ServeMetered(Call& call) {
                     Metrics::kProvider);
     co_return;
   }
-  std::string message = relay.error();
-  if (relay.unfit()) {
-    message = relay.status() == 401 || relay.status() == 407
-                  ? "the provider refused the credential that Tollhouse has for it"
-                  : absl::StrCat("the provider answered ", relay.status(),
-                                 " with something that is no answer of its API");
-  }
-  const Kind kind = relay.end() == RelayEnd::kTimeout ? Kind::kUpstreamTimeout : Kind::kUpstream;
-  co_await Refuse(call, Make(kind, message),
+  co_await Refuse(call, UnfitRefusal(relay),
                   relay.end() == RelayEnd::kRefused ? Metrics::kProvider : Metrics::kBroken);
 }
 

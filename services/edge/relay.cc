@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "libs/base/strings.h"
@@ -15,6 +16,14 @@ constexpr absl::Duration kEarlyAnswerTime = absl::Seconds(2);
 // No token of a known vocabulary is longer; more visible bytes than this per token of the bound
 // cannot have been produced within it.
 constexpr int64_t kBytesPerTokenMax = 256;
+
+// Whether an SDK can read an answer of this type.
+bool IsReadable(std::string_view type) {
+  const absl::string_view media = absl::StripAsciiWhitespace(Absl(type.substr(0, type.find(';'))));
+  return media.empty() || absl::EqualsIgnoreCase(media, "application/json") ||
+         absl::EndsWithIgnoreCase(media, "+json") ||
+         absl::EqualsIgnoreCase(media, "text/event-stream");
+}
 
 bool Overran(const MeterProgress& progress, int64_t output_tokens_max) {
   if (output_tokens_max <= 0) return false;
@@ -222,6 +231,14 @@ Task<> Relay::ReadBody(UpstreamConnection& connection, const Request& request,
 
   const bool clean = metering_ == nullptr || metering_->at_event_boundary();
   FinishMeter();
+  const MeterResult& m = meter_result_;
+  const bool senseless = metering_ != nullptr && !refused && !m.usage_present && !m.complete &&
+                         !m.provider_error && m.visible_output_bytes == 0;
+  if (!streaming_ && !unfit_ && ((!IsReadable(type) && !pending_.empty()) || senseless)) {
+    unfit_ = true;
+    error_ = absl::StrCat("the provider answered with status ", status_,
+                          " and nothing that can be understood");
+  }
   if (streaming_ && end_ != RelayEnd::kAnswered && sse) {
     // The beginning of an event that the meter held back is dropped.
     pending_ = clean ? "" : "\n\n";

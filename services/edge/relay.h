@@ -72,8 +72,11 @@ class Relay {
   const MeterProgress& progress() const { return progress_; }
   // For people: what went wrong.
   const std::string& error() const { return error_; }
-  // A provider's answer that must not reach a caller (its own credential was refused, a redirect).
+  // A provider's answer that must not reach a caller: its own credential was refused, a redirect,
+  // HTML, something that no SDK could read.
   bool unfit() const { return unfit_; }
+  // Of the provider's answer, "" if it has none.
+  std::string_view retry_after() const { return parser_.head().headers.Get("retry-after"); }
 
  private:
   Task<bool> Send(UpstreamConnection& connection, const Request& request);
