@@ -54,7 +54,7 @@ def check_covered(tenant, cap):
     least that, none twice, and billed <= spent + suspense <= cap. Returns (billed, spent, suspense)."""
     entries = entries_by_hold(tenant.entries())
     suspense = {row["hold_id"]: int(row["amount_nanousd"])
-                for row in tenant.stack.ctl("suspense", "list", tenant.org)["rows"]}
+                for row in tenant.suspense()}
     records = [record for record in tenant.records() if record["hold_id"]]
     unattributed = 0
     for record in records:

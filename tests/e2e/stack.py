@@ -287,11 +287,22 @@ class Tenant:
         return int(self.stack.ctl("spend", self.org)["total"]["cost_nanousd"])
 
     def settled(self, timeout=30):
-        """Waits until the provider has ended every request and nothing below the org is held."""
+        """Waits until the provider has ended every request, nothing below the org is held, and all
+        that the provider saw is in the journal or in suspense."""
         def quiet():
             return (self.stack.sim.totals()["in_flight"] == 0
-                    and not self.stack.ctl("holds", "list", self.org).get("holds"))
-        wait_until(quiet, timeout, "no request in flight, no hold open")
+                    and not self.stack.ctl("holds", "list", self.org).get("holds")
+                    and not self.unaccounted())
+        wait_until(quiet, timeout, "no request in flight, no hold open, every request accounted for")
+
+    def unaccounted(self):
+        """Holds that the provider saw and the ledger does not know."""
+        seen = {record["hold_id"] for record in self.records() if record["hold_id"]}
+        seen -= {entry["hold_id"] for entry in self.entries()}
+        return seen and seen - {row["hold_id"] for row in self.suspense()}
+
+    def suspense(self):
+        return self.stack.ctl("suspense", "list", self.org)["rows"]
 
 
 def integers(row):
