@@ -149,9 +149,7 @@ Task<> Relay::ReadBody(UpstreamConnection& connection, const Request& request,
                        const std::function<HeaderList(int status)>& answer_headers) {
   const bool refused = status_ / 100 != 2;
   const std::string_view type = parser_.head().headers.Get("content-type");
-  // A page of some proxy on the way is no error that an SDK can read.
-  const bool readable = absl::StartsWithIgnoreCase(Absl(type), "application/json");
-  unfit_ = status_ == 401 || status_ == 407 || status_ / 100 == 3 || (refused && !readable);
+  unfit_ = status_ == 401 || status_ == 407 || status_ / 100 == 3;
   const bool sse = absl::StartsWithIgnoreCase(Absl(type), "text/event-stream");
   if (request.metered) {
     MeterOptions options = request.meter;
