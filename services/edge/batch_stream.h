@@ -66,7 +66,7 @@ class BatchStream {
     if (alarm_ != nullptr) alarm_->Cancel();
     mutex_.Await(absl::Condition(
         +[](BatchStream* self) ABSL_EXCLUSIVE_LOCKS_REQUIRED(self->mutex_) {
-          return self->call_ == nullptr && !self->alarm_pending_;
+          return !self->active_ && !self->alarm_pending_;
         },
         this));
   }
@@ -151,6 +151,7 @@ class BatchStream {
       alarm_pending_ = false;
       if (stopping_) return;
       call = call_ = std::make_shared<Call>(this);
+      active_ = true;
     }
     hooks_.connected();
     hooks_.start_call(&call->context, call.get());
@@ -163,9 +164,15 @@ class BatchStream {
   void Disconnected(const grpc::Status& status) {
     hooks_.broken(status);
     std::shared_ptr<Call> ended;
+    {
+      absl::MutexLock lock(&mutex_);
+      ended = std::move(call_);
+    }
+    // Before Stop can return: its context keeps the channel, and a channel whose last user is a gRPC
+    // thread would have that thread wait for itself.
+    ended.reset();
     absl::MutexLock lock(&mutex_);
-    ended = std::move(call_);  // freed after the lock
-    call_ = nullptr;
+    active_ = false;
     if (stopping_) return;
     alarm_pending_ = true;
     // A new one each time: the callback of the one before may still be returning.
@@ -182,6 +189,7 @@ class BatchStream {
   absl::Mutex mutex_;
   std::shared_ptr<Call> call_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<grpc::Alarm> alarm_ ABSL_GUARDED_BY(mutex_);
+  bool active_ ABSL_GUARDED_BY(mutex_) = false;  // a call has not ended
   bool alarm_pending_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Duration backoff_ ABSL_GUARDED_BY(mutex_) = kFirstBackoff;

@@ -13,6 +13,7 @@
 #include <sstream>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "libs/base/clock.h"
@@ -80,7 +81,9 @@ class Hosted {
   std::shared_ptr<grpc::Channel> Channel() const {
     grpc::ChannelArguments arguments;
     arguments.SetMaxReceiveMessageSize(-1);
-    return server_->InProcessChannel(arguments);
+    // Kept until the process ends: a gRPC thread whose call is a channel's last user would wait for itself.
+    static auto* const kept = new std::vector<std::shared_ptr<grpc::Channel>>;
+    return kept->emplace_back(server_->InProcessChannel(arguments));
   }
 
   void Stop() {
