@@ -1,4 +1,4 @@
-// Where holds and leases live: one state of the core per org, in memory or (later) in Redis.
+// Where holds and leases live: one state of the core per org, in memory or in Redis.
 #pragma once
 
 #include <cstdint>
@@ -49,8 +49,18 @@ class HoldStore {
  public:
   virtual ~HoldStore() = default;
 
-  // Identity of what holds the leases. Another value means: whatever was held before is gone (R12).
-  virtual const std::string& incarnation() const = 0;
+  // Identity of what holds the leases now, "" while unknown (not connected). Another value means:
+  // whatever was held before is gone (R12). A batch that could meet another incarnation than the one
+  // last reported here fails with a status that is not OK.
+  virtual std::string incarnation() const = 0;
+
+  // `changed` is called after incarnation() changed, "" included, on any thread, with no lock of the
+  // store held. To be set once, before the first Run; a call may come before this returns.
+  virtual void SetIncarnationChanged(std::function<void()> changed) = 0;
+
+  // The largest sum of free lease and holds of one (budget, period) that fits; AddGrant of more is
+  // kBad. At most kMaxLeaseNanos.
+  virtual int64_t max_lease_nanos() const = 0;
 
   // `batch` must live until `done`. Runs of one org keep the order in which they were submitted.
   virtual void Run(StoreBatch* batch, std::function<void()> done) = 0;

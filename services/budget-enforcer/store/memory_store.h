@@ -18,7 +18,9 @@ class MemoryStore final : public HoldStore {
   explicit MemoryStore(std::string incarnation, CoreOptions options = {})
       : incarnation_(std::move(incarnation)), options_(options) {}
 
-  const std::string& incarnation() const override { return incarnation_; }
+  std::string incarnation() const override { return incarnation_; }
+  void SetIncarnationChanged(std::function<void()>) override {}  // it never does
+  int64_t max_lease_nanos() const override { return kMaxLeaseNanos; }
   void Run(StoreBatch* batch, std::function<void()> done) override;
   void Read(int64_t org_id, const StoreQuery& query,
             std::function<void(absl::StatusOr<StoreView>)> done) override;
