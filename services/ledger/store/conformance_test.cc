@@ -339,6 +339,45 @@ TEST_F(StoreTest, LeasesAreFencedByTheEpochAndNumberedGrantsRepeat) {
   EXPECT_EQ(ReasonOf(store_->GrantLease(late).status()), "EPOCH_CLOSED");
 }
 
+TEST_F(StoreTest, TheLedgerNumbersGrantsOfManyEnforcers) {
+  SetUpPath();
+  const v1::Budget org = SetBudget("acme", 1000);
+  v1::GrantLeaseRequest request;
+  request.set_org_id(path_[0]);
+  request.set_epoch(epoch_);
+  auto& item = *request.add_items();
+  item.set_budget_id(org.budget_id());
+  item.set_period(org.period());
+  item.set_need_nanousd(300);
+  item.set_want_nanousd(400);
+  EXPECT_EQ(ReasonOf(store_->GrantLease(request).status()), "BAD_ARGUMENT");  // neither id
+  request.set_request_id("enforcer-1/boot/1");
+  const auto first = store_->GrantLease(request);
+  ASSERT_TRUE(first.ok()) << first.status();
+  EXPECT_EQ(first->grant_id(), 1);
+  EXPECT_EQ(first->items(0).granted_nanousd(), 400);
+  request.set_request_id("enforcer-2/boot/1");
+  EXPECT_EQ(store_->GrantLease(request)->grant_id(), 2);
+  request.set_request_id("enforcer-1/boot/2");  // 200 are left: a grant of nothing has a number too
+  EXPECT_EQ(store_->GrantLease(request)->grant_id(), 3);
+  request.set_request_id("enforcer-1/boot/1");
+  EXPECT_EQ(store_->GrantLease(request)->SerializeAsString(), first->SerializeAsString());
+  EXPECT_EQ(Budget("acme#month").leased_nanousd(), 800);
+  v1::ListGrantsRequest list;
+  list.set_org_id(path_[0]);
+  list.set_epoch(epoch_);
+  const auto open = store_->ListGrants(list);
+  ASSERT_EQ(open->grants_size(), 3);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(open->grants(i).grant_id(), i + 1);
+  EXPECT_EQ(open->grants(2).amounts_size(), 0);
+
+  epoch_ = RegisterEpoch("memory-2");
+  EXPECT_EQ(ReasonOf(store_->GrantLease(request).status()), "EPOCH_CLOSED");
+  request.set_epoch(epoch_);  // another epoch: numbered from 1 again
+  EXPECT_EQ(store_->GrantLease(request)->grant_id(), 1);
+  EXPECT_THAT(Problems(), IsEmpty());
+}
+
 TEST_F(StoreTest, EpochsAreComparedAndSet) {
   SetUpPath();
   EXPECT_EQ(RegisterEpoch("memory-1"), 1);  // the same incarnation: the same answer

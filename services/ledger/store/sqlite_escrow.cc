@@ -225,10 +225,16 @@ absl::StatusOr<v1::GrantLeaseResponse> SqliteStore::GrantLease(const v1::GrantLe
   TH_RETURN_IF_ERROR(Write([&](Txn& t) -> absl::Status {
     const int64_t org = request.org_id();
     const int64_t epoch = request.epoch();
+    const bool numbered_here = !request.request_id().empty();
+    if (!numbered_here && request.grant_id() <= 0) return BadArgument("a grant has a request_id");
     TH_RETURN_IF_ERROR(RequireOpen(t, org, epoch));
     {
-      TH_ASSIGN_OR_RETURN(sql::Rows rows,
-                          t.c.Query("SELECT answer FROM grants WHERE org_id = ?1 AND epoch = ?2 AND "
+      TH_ASSIGN_OR_RETURN(
+          sql::Rows rows,
+          numbered_here ? t.c.Query("SELECT answer FROM grants WHERE org_id = ?1 AND epoch = ?2 AND "
+                                    "request_id = ?3",
+                                    org, epoch, request.request_id())
+                        : t.c.Query("SELECT answer FROM grants WHERE org_id = ?1 AND epoch = ?2 AND "
                                     "grant_id = ?3",
                                     org, epoch, request.grant_id()));
       if (rows.Next()) {
@@ -237,6 +243,16 @@ absl::StatusOr<v1::GrantLeaseResponse> SqliteStore::GrantLease(const v1::GrantLe
       }
       TH_RETURN_IF_ERROR(rows.status());
     }
+    int64_t grant_id = request.grant_id();
+    if (numbered_here) {
+      TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                          t.c.Query("SELECT coalesce(max(grant_id), 0) + 1 FROM grants WHERE "
+                                    "org_id = ?1 AND epoch = ?2",
+                                    org, epoch));
+      if (rows.Next()) grant_id = rows.Int(0);
+      TH_RETURN_IF_ERROR(rows.status());
+    }
+    out.set_grant_id(grant_id);
     int64_t sequence = 0;
     for (const v1::GrantLeaseRequest::Item& item : request.items()) {
       if (item.need_nanousd() < 0 || item.want_nanousd() < 0) {
@@ -254,7 +270,7 @@ absl::StatusOr<v1::GrantLeaseResponse> SqliteStore::GrantLease(const v1::GrantLe
             row->row.Lease(NanoUsd(item.need_nanousd()), NanoUsd(item.want_nanousd()));
         if (granted > kZero && sequence == 0) {
           TH_ASSIGN_OR_RETURN(sequence, WriteMovement(t, org, Movement::kLease,
-                                                      absl::StrCat(request.grant_id())));
+                                                      absl::StrCat(grant_id)));
         }
         TH_RETURN_IF_ERROR(WriteLine(t, sequence, *row, epoch, before, kZero));
         answer.set_granted_nanousd(granted.nanos());
@@ -274,8 +290,9 @@ absl::StatusOr<v1::GrantLeaseResponse> SqliteStore::GrantLease(const v1::GrantLe
       TH_RETURN_IF_ERROR(rows.status());
     }
     return t.c
-        .Execute("INSERT INTO grants (org_id, epoch, grant_id, answer) VALUES (?1, ?2, ?3, ?4)", org,
-                 epoch, request.grant_id(), sql::Blob{out.SerializeAsString()})
+        .Execute("INSERT INTO grants (org_id, epoch, grant_id, request_id, answer) "
+                 "VALUES (?1, ?2, ?3, nullif(?4, ''), ?5)",
+                 org, epoch, grant_id, request.request_id(), sql::Blob{out.SerializeAsString()})
         .status();
   }));
   return out;

@@ -26,7 +26,7 @@ std::string Serialize(const google::protobuf::MessageLite& message) {
 
 absl::StatusOr<std::unique_ptr<SqliteStore>> SqliteStore::Open(const std::string& path,
                                                                const Clock* clock) {
-  const sql::Migration migrations[] = {{1, kSchema1}};
+  const sql::Migration migrations[] = {{1, kSchema1}, {2, kSchema2}};
   TH_ASSIGN_OR_RETURN(std::unique_ptr<sql::Database> database,
                       sql::Database::Open(path, migrations));
   return std::unique_ptr<SqliteStore>(new SqliteStore(std::move(database), clock));

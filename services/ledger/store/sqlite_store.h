@@ -22,6 +22,7 @@
 namespace tollhouse::ledger {
 
 extern const std::string_view kSchema1;  // migrations/0001_ledger.sql
+extern const std::string_view kSchema2;  // migrations/0002_grant_requests.sql
 
 // journal.kind
 enum class Movement : int {
