@@ -29,15 +29,29 @@ install_packages() {
     sudo=(sudo)
   fi
   say "installing ${#missing[@]} Debian packages: ${missing[*]}"
-  local log
+  local log policy=/usr/sbin/policy-rc.d own_policy=
   log=$(mktemp)
+  # Tests start servers of their own; those that come with the packages stay off, now and at boot.
+  if [ ! -e $policy ]; then
+    own_policy=yes
+    printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee $policy >/dev/null
+    "${sudo[@]}" chmod 755 $policy
+  fi
   {
     "${sudo[@]}" apt-get update -qq &&
       "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
   } >"$log" 2>&1 || {
+    [ -z "$own_policy" ] || "${sudo[@]}" rm -f $policy
     tail -n 20 "$log" >&2
     die "apt-get failed; the lines above say why ($log has the rest)."
   }
+  [ -z "$own_policy" ] || "${sudo[@]}" rm -f $policy
+  for name in "${missing[@]}"; do
+    case $name in
+      postgresql-*) "${sudo[@]}" systemctl disable --quiet postgresql ;;
+      redis-server | redis-sentinel) "${sudo[@]}" systemctl disable --quiet "$name" ;;
+    esac >>"$log" 2>&1 || true  # a container without systemd starts nothing at boot
+  done
   rm -f "$log"
 }
 
