@@ -172,7 +172,7 @@ bool Await(const std::function<bool()>& done) {
   const auto deadline = std::chrono::steady_clock::now() + kPatience;
   while (!done()) {
     if (std::chrono::steady_clock::now() > deadline) return false;
-    std::this_thread::sleep_for(kPause);
+    std::this_thread::sleep_for(kPause);  // lint: allow(sleep-in-test) polls another process
   }
   return true;
 }
