@@ -193,6 +193,7 @@ struct Enforcer::Org {
   Phase phase ABSL_GUARDED_BY(mutex) = Phase::kClosed;
   int64_t epoch ABSL_GUARDED_BY(mutex) = 0;         // the open one, ours
   int64_t newest_epoch ABSL_GUARDED_BY(mutex) = 0;  // that anyone registered, as far as known
+  std::string incarnation ABSL_GUARDED_BY(mutex);   // of the store, when it was asked last
   absl::Duration open_again_at ABSL_GUARDED_BY(mutex) = -absl::InfiniteDuration();
   absl::Duration open_backoff ABSL_GUARDED_BY(mutex) = absl::ZeroDuration();
   bool opened_at_start ABSL_GUARDED_BY(mutex) = false;
@@ -940,19 +941,23 @@ void Enforcer::OpenEpoch(const OrgPtr& org) {
 }
 
 void Enforcer::RegisterEpoch(const OrgPtr& org, int attempt) {
-  ledger::v1::RegisterEpochRequest request;
-  request.set_org_id(org->id);
-  request.set_incarnation(store_->incarnation());
-  {
-    absl::MutexLock lock(&org->mutex);
-    request.set_expected_epoch(org->newest_epoch);
-  }
-  ledger_->RegisterEpoch(request, [this, org, attempt](const auto& answer) {
-    EpochAnswered(org, answer, attempt);
+  store_->Identify(org->id, [this, org, attempt](const absl::StatusOr<std::string>& identity) {
+    if (!identity.ok()) return EpochAnswered(org, "", identity.status(), attempt);
+    ledger::v1::RegisterEpochRequest request;
+    request.set_org_id(org->id);
+    request.set_incarnation(*identity);
+    {
+      absl::MutexLock lock(&org->mutex);
+      org->incarnation = *identity;
+      request.set_expected_epoch(org->newest_epoch);
+    }
+    ledger_->RegisterEpoch(request, [this, org, attempt, identity = *identity](const auto& answer) {
+      EpochAnswered(org, identity, answer, attempt);
+    });
   });
 }
 
-void Enforcer::EpochAnswered(const OrgPtr& org,
+void Enforcer::EpochAnswered(const OrgPtr& org, const std::string& incarnation,
                              const absl::StatusOr<ledger::v1::RegisterEpochResponse>& answer,
                              int attempt) {
   if (!answer.ok() && ReasonOf(answer.status()) == "EPOCH_MOVED" && attempt < 3) {
@@ -995,6 +1000,7 @@ void Enforcer::EpochAnswered(const OrgPtr& org,
     const int64_t epoch = answer->epoch();
     auto init = std::make_shared<StoreBatch>();
     init->org_id = org->id;
+    init->incarnation = incarnation;
     init->events.emplace_back(InitEpoch{epoch});
     store_->Run(init.get(), [this, org, init, epoch] {
       std::vector<Pending> ready;
@@ -1162,7 +1168,7 @@ void Enforcer::ApplyRules(const ledger::v1::WatchResponse& change) {
     if (auto it = epochs.find(org->id); it != epochs.end()) {
       const ledger::v1::Epoch& epoch = *it->second;
       org->newest_epoch = std::max(org->newest_epoch, epoch.epoch());
-      const bool ours = epoch.incarnation() == store_->incarnation();
+      const bool ours = epoch.incarnation() == org->incarnation;
       if (!ours && epoch.epoch() > org->epoch) {
         if (org->phase == Org::Phase::kOpen) {
           fenced.emplace_back(org, org->epoch);

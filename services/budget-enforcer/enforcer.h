@@ -105,8 +105,8 @@ class Enforcer {
   void Deliver(Results results);
 
   void OpenEpoch(const OrgPtr& org);
-  void EpochAnswered(const OrgPtr& org, const absl::StatusOr<ledger::v1::RegisterEpochResponse>& answer,
-                     int attempt);
+  void EpochAnswered(const OrgPtr& org, const std::string& incarnation,
+                     const absl::StatusOr<ledger::v1::RegisterEpochResponse>& answer, int attempt);
   void RegisterEpoch(const OrgPtr& org, int attempt);
   void RegisterEdge(const OrgPtr& org, int64_t epoch, const std::string& edge_id,
                     const std::string& boot_id);

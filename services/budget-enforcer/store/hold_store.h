@@ -22,6 +22,9 @@ using StoreEffect =
 // Events of one org that run in order as one script: nothing of another batch comes between them.
 struct StoreBatch {
   int64_t org_id = 0;
+  // With InitEpoch: what Identify answered when the epoch was registered. If it is another one by
+  // now, nothing runs: FAILED_PRECONDITION (INCARNATION_CHANGED).
+  std::string incarnation;
   std::vector<StoreEvent> events;  // what their views point to must live until the batch is done
   // Set by Run. Not OK: it is unknown which events were applied; running the batch again is safe.
   absl::Status status;
@@ -49,13 +52,16 @@ class HoldStore {
  public:
   virtual ~HoldStore() = default;
 
-  // Identity of what holds the leases now, "" while unknown (not connected). Another value means:
-  // whatever was held before is gone (R12). A batch that could meet another incarnation than the one
-  // last reported here fails with a status that is not OK.
-  virtual std::string incarnation() const = 0;
+  // The identity (R12) of what holds this org's leases now, asked of the store: equal only while
+  // nothing that was held can have been lost or rolled back. It changes when the store's process
+  // restarts or another one leads, and when the org's data are gone (FLUSHALL). An epoch is
+  // registered for an identity, and its InitEpoch runs with StoreBatch.incarnation; from then on
+  // every event of that epoch answers kEpochClosed under any other identity. Not OK: the store
+  // cannot be reached or cannot be written.
+  virtual void Identify(int64_t org_id, std::function<void(absl::StatusOr<std::string>)> done) = 0;
 
-  // `changed` is called after incarnation() changed, "" included, on any thread, with no lock of the
-  // store held. To be set once, before the first Run; a call may come before this returns.
+  // `changed` is called when an identity may be another one than before, on any thread, with no lock
+  // of the store held: a hint to ask again. To be set once, before the first Run.
   virtual void SetIncarnationChanged(std::function<void()> changed) = 0;
 
   // The largest sum of free lease and holds of one (budget, period) that fits; AddGrant of more is

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "libs/base/error.h"
+
 namespace tollhouse::enforcer {
 
 MemoryStore::Org* MemoryStore::Find(int64_t org_id, bool make) {
@@ -16,10 +18,19 @@ MemoryStore::Org* MemoryStore::Find(int64_t org_id, bool make) {
   return org.get();
 }
 
+void MemoryStore::Identify(int64_t, std::function<void(absl::StatusOr<std::string>)> done) {
+  done(incarnation_);
+}
+
 void MemoryStore::Run(StoreBatch* batch, std::function<void()> done) {
-  Org* const org = Find(batch->org_id, true);
   batch->status = absl::OkStatus();
   batch->effects.clear();
+  if (!batch->incarnation.empty() && batch->incarnation != incarnation_) {
+    batch->status = MakeError(absl::StatusCode::kFailedPrecondition, "INCARNATION_CHANGED",
+                              "the hold store is another one than the epoch was registered for");
+    return done();
+  }
+  Org* const org = Find(batch->org_id, true);
   batch->effects.reserve(batch->events.size());
   {
     absl::MutexLock lock(&org->mutex);

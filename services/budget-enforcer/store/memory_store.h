@@ -18,7 +18,7 @@ class MemoryStore final : public HoldStore {
   explicit MemoryStore(std::string incarnation, CoreOptions options = {})
       : incarnation_(std::move(incarnation)), options_(options) {}
 
-  std::string incarnation() const override { return incarnation_; }
+  void Identify(int64_t org_id, std::function<void(absl::StatusOr<std::string>)> done) override;
   void SetIncarnationChanged(std::function<void()>) override {}  // it never does
   int64_t max_lease_nanos() const override { return kMaxLeaseNanos; }
   void Run(StoreBatch* batch, std::function<void()> done) override;
