@@ -1,35 +1,23 @@
 #include "libs/rpc/authenticator.h"
 
 #include <fcntl.h>
-#include <openssl/crypto.h>
-#include <openssl/rand.h>
-#include <openssl/sha.h>
 #include <unistd.h>
 
 #include <fstream>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "libs/base/error.h"
+#include "libs/base/status_macros.h"
 #include "libs/base/strings.h"
+#include "libs/crypto/digest.h"
+#include "libs/crypto/random.h"
 
 namespace tollhouse::rpc {
 namespace {
 
-std::string Sha256(std::string_view text) {
-  std::string out(SHA256_DIGEST_LENGTH, '\0');
-  SHA256(reinterpret_cast<const unsigned char*>(text.data()), text.size(),
-         reinterpret_cast<unsigned char*>(out.data()));
-  return out;
-}
-
 absl::StatusOr<std::string> CreateTokenFile(const std::string& path) {
-  unsigned char random[32];
-  if (RAND_bytes(random, sizeof random) != 1) return absl::InternalError("no random bytes");
-  const std::string token = absl::StrCat(
-      "toll-admin-",
-      absl::BytesToHexString(absl::string_view(reinterpret_cast<char*>(random), sizeof random)));
+  const std::string token = MakeToken();
   const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
   if (fd < 0) return absl::UnavailableError(absl::StrCat("cannot create ", path));
   const std::string line = token + "\n";
@@ -42,43 +30,70 @@ absl::StatusOr<std::string> CreateTokenFile(const std::string& path) {
   return token;
 }
 
-}  // namespace
-
-Authenticator::Authenticator(std::string_view token) : hash_(Sha256(token)) {}
-
-absl::StatusOr<Authenticator> Authenticator::FromFile(const std::string& path,
-                                                      bool create_if_absent) {
-  if (create_if_absent && access(path.c_str(), F_OK) != 0) {
-    auto token = CreateTokenFile(path);
-    if (!token.ok()) return token.status();
-    return Authenticator(*token);
-  }
-  std::ifstream file(path);
-  std::string token;
-  if (!std::getline(file, token)) {
-    return absl::NotFoundError(absl::StrCat("no admin token in ", path));
-  }
-  absl::StripAsciiWhitespace(&token);
-  if (token.size() < 16) return absl::InvalidArgumentError(absl::StrCat("admin token in ", path, " is too short"));
-  return Authenticator(token);
+absl::Status BadToken(std::string_view message) {
+  return MakeError(absl::StatusCode::kUnauthenticated, "BAD_TOKEN", message);
 }
 
-absl::Status Authenticator::Check(const grpc::ServerContextBase& context) const {
+}  // namespace
+
+std::string HashOfToken(std::string_view token) {
+  return std::string(crypto::AsBytes(crypto::Sha256(token)));
+}
+
+std::string MakeToken() {
+  return absl::StrCat("toll-admin-", crypto::Hex(crypto::RandomBytes(32)));
+}
+
+Authenticator::Authenticator(std::string_view token, const Clock* clock)
+    : clock_(clock), root_hash_(HashOfToken(token)) {}
+
+absl::StatusOr<std::unique_ptr<Authenticator>> Authenticator::FromFile(const std::string& path,
+                                                                       bool create_if_absent) {
+  std::string token;
+  if (create_if_absent && access(path.c_str(), F_OK) != 0) {
+    TH_ASSIGN_OR_RETURN(token, CreateTokenFile(path));
+  } else {
+    std::ifstream file(path);
+    if (!std::getline(file, token)) {
+      return absl::NotFoundError(absl::StrCat("no admin token in ", path));
+    }
+    absl::StripAsciiWhitespace(&token);
+    if (token.size() < 16) {
+      return absl::InvalidArgumentError(absl::StrCat("admin token in ", path, " is too short"));
+    }
+  }
+  return std::make_unique<Authenticator>(token);
+}
+
+void Authenticator::SetTokens(const std::vector<AdminToken>& tokens) {
+  absl::flat_hash_map<std::string, AdminToken> fresh;
+  for (const AdminToken& token : tokens) fresh[token.hash] = token;
+  absl::MutexLock lock(&mutex_);
+  tokens_ = std::move(fresh);
+}
+
+absl::StatusOr<Caller> Authenticator::Identify(const grpc::ServerContextBase& context) const {
   constexpr std::string_view kBearer = "Bearer ";
   const auto [begin, end] = context.client_metadata().equal_range("authorization");
   for (auto it = begin; it != end; ++it) {
     const std::string_view value(it->second.data(), it->second.size());
     if (value.substr(0, kBearer.size()) != kBearer) continue;
-    const std::string hash = Sha256(value.substr(kBearer.size()));
-    if (CRYPTO_memcmp(hash.data(), hash_.data(), hash.size()) == 0) return absl::OkStatus();
+    const std::string hash = HashOfToken(value.substr(kBearer.size()));
+    if (crypto::ConstantTimeEqual(hash, root_hash_)) {
+      Caller root;
+      root.actor = "root";
+      root.role = common::v1::ROLE_OWNER;
+      return root;
+    }
+    absl::MutexLock lock(&mutex_);
+    const auto found = tokens_.find(hash);
+    if (found == tokens_.end()) continue;
+    if (clock_->Wall() >= found->second.expires_at) {
+      return BadToken(absl::StrCat("the token \"", found->second.caller.actor, "\" has expired"));
+    }
+    return found->second.caller;
   }
-  return MakeError(absl::StatusCode::kUnauthenticated, "BAD_TOKEN",
-                   "this needs the admin token; pass --token-file or set TOLLHOUSE_TOKEN_FILE");
-}
-
-absl::Status CheckCaller(const Authenticator* authenticator,
-                         const grpc::ServerContextBase& context) {
-  return authenticator == nullptr ? absl::OkStatus() : authenticator->Check(context);
+  return BadToken("this needs an admin token; pass --token-file or set TOLLHOUSE_TOKEN_FILE");
 }
 
 }  // namespace tollhouse::rpc

@@ -1,33 +1,64 @@
-// Bearer tokens of the admin APIs.
+// Who calls an admin API: bearer tokens and the roles they carry.
 #pragma once
 
 #include <grpcpp/server_context.h>
 
+#include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "libs/base/clock.h"
+#include "tollhouse/common/v1/authorization.pb.h"
 
 namespace tollhouse::rpc {
 
-// Checks `authorization: Bearer TOKEN` of a call against the token of a file. Keeps only a hash of
-// the token; compares in constant time. Thread-safe.
-class Authenticator {
- public:
-  explicit Authenticator(std::string_view token);
-
-  // Reads the token from a file; where there is none, makes one (256 random bits) with mode 0600.
-  static absl::StatusOr<Authenticator> FromFile(const std::string& path, bool create_if_absent);
-
-  // UNAUTHENTICATED (BAD_TOKEN) unless the call carries the token.
-  absl::Status Check(const grpc::ServerContextBase& context) const;
-
- private:
-  std::string hash_;
+// Somebody who has shown who he is.
+struct Caller {
+  std::string actor;    // for the audit log
+  common::v1::Role role = common::v1::ROLE_UNSPECIFIED;
+  std::string subtree;  // account path that bounds what he may touch; "": everything
 };
 
-// Check, where a null authenticator lets everything pass (in-process tests).
-absl::Status CheckCaller(const Authenticator* authenticator, const grpc::ServerContextBase& context);
+// A token that was made besides the first one. The hash is SHA-256 of its text.
+struct AdminToken {
+  std::string hash;
+  Caller caller;
+  absl::Time expires_at = absl::InfiniteFuture();
+};
+
+// What is stored in place of a token's text; tokens have 256 random bits, so one hash is enough.
+std::string HashOfToken(std::string_view token);
+// A fresh token text, "toll-admin-" and 64 hexadecimal digits.
+std::string MakeToken();
+
+// Knows callers by `authorization: Bearer TOKEN`. Keeps only hashes. Thread-safe.
+class Authenticator {
+ public:
+  // `token` is the first token: owner of everything, actor "root".
+  explicit Authenticator(std::string_view token, const Clock* clock = Clock::System());
+
+  // Reads the first token from a file; where there is none, makes one with mode 0600.
+  static absl::StatusOr<std::unique_ptr<Authenticator>> FromFile(const std::string& path,
+                                                                 bool create_if_absent);
+
+  // Replaces the tokens besides the first one.
+  void SetTokens(const std::vector<AdminToken>& tokens);
+
+  // UNAUTHENTICATED (BAD_TOKEN) unless the call carries a token that is known and not expired.
+  absl::StatusOr<Caller> Identify(const grpc::ServerContextBase& context) const;
+
+ private:
+  const Clock* const clock_;
+  const std::string root_hash_;
+  mutable absl::Mutex mutex_;
+  absl::flat_hash_map<std::string, AdminToken> tokens_ ABSL_GUARDED_BY(mutex_);
+};
 
 }  // namespace tollhouse::rpc

@@ -6,6 +6,8 @@
 
 #include <fstream>
 
+#include "libs/base/error.h"
+#include "libs/testing/fake_clock.h"
 #include "libs/testing/temp_dir.h"
 
 namespace tollhouse::rpc {
@@ -15,7 +17,7 @@ absl::Status CheckWith(const Authenticator& authenticator, const std::string& he
   grpc::ServerContext context;
   grpc::testing::ServerContextTestSpouse spouse(&context);
   spouse.AddClientMetadata("authorization", header);
-  return authenticator.Check(context);
+  return authenticator.Identify(context).status();
 }
 
 TEST(AuthenticatorTest, AcceptsOnlyItsToken) {
@@ -39,8 +41,29 @@ TEST(AuthenticatorTest, MakesATokenFileThatOnlyTheOwnerReads) {
   std::ifstream file(path);
   std::string token;
   std::getline(file, token);
-  EXPECT_TRUE(CheckWith(*made, "Bearer " + token).ok());
-  EXPECT_TRUE(CheckWith(*Authenticator::FromFile(path, true), "Bearer " + token).ok());
+  EXPECT_TRUE(CheckWith(**made, "Bearer " + token).ok());
+  EXPECT_TRUE(CheckWith(**Authenticator::FromFile(path, true), "Bearer " + token).ok());
+}
+
+TEST(AuthenticatorTest, KnowsTokensOfOthersUntilTheyExpireOrGo) {
+  testing::FakeClock clock;
+  Authenticator authenticator("correct-horse-battery", &clock);
+  AdminToken lead;
+  lead.hash = HashOfToken("toll-admin-lead");
+  lead.caller.actor = "sarah";
+  lead.caller.role = common::v1::ROLE_ADMIN;
+  lead.caller.subtree = "acme/payments";
+  lead.expires_at = clock.Wall() + absl::Hours(1);
+  authenticator.SetTokens({lead});
+  EXPECT_TRUE(CheckWith(authenticator, "Bearer toll-admin-lead").ok());
+  EXPECT_TRUE(CheckWith(authenticator, "Bearer correct-horse-battery").ok());
+  clock.Advance(absl::Hours(1));
+  EXPECT_EQ(ReasonOf(CheckWith(authenticator, "Bearer toll-admin-lead")), "BAD_TOKEN");
+  lead.expires_at = absl::InfiniteFuture();
+  authenticator.SetTokens({lead});
+  EXPECT_TRUE(CheckWith(authenticator, "Bearer toll-admin-lead").ok());
+  authenticator.SetTokens({});
+  EXPECT_EQ(ReasonOf(CheckWith(authenticator, "Bearer toll-admin-lead")), "BAD_TOKEN");
 }
 
 }  // namespace

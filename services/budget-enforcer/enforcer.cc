@@ -14,6 +14,7 @@
 #include "libs/base/strings.h"
 #include "libs/obs/log.h"
 #include "libs/obs/metrics.h"
+#include "libs/rpc/permission.h"
 #include "services/budget-enforcer/rules.h"
 
 namespace tollhouse::enforcer {
@@ -1650,10 +1651,19 @@ std::vector<v1::HoldView> Enforcer::ListHolds(int64_t account_id, size_t max) {
 }
 
 std::vector<v1::GetBudgetHoldsResponse::Held> Enforcer::BudgetHolds(
-    const std::vector<int64_t>& budget_ids) {
-  const std::set<int64_t> wanted(budget_ids.begin(), budget_ids.end());
+    const std::vector<int64_t>& budget_ids, std::string_view subtree) {
   std::vector<v1::GetBudgetHoldsResponse::Held> all;
   for (const OrgPtr& org : AllOrgs()) {
+    std::set<int64_t> wanted;
+    {
+      absl::MutexLock lock(&org->mutex);
+      for (int64_t id : budget_ids) {
+        const auto budget = org->rules.FindBudget(id);
+        if (subtree.empty() || (budget != nullptr && rpc::IsWithin(budget->path(), subtree))) {
+          wanted.insert(id);
+        }
+      }
+    }
     store_->Read(org->id, {StoreQuery::What::kLeases}, [&](absl::StatusOr<StoreView> read) {
       if (!read.ok()) return;
       for (const LeaseRecord& lease : read->leases) {

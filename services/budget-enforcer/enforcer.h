@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -78,7 +79,9 @@ class Enforcer {
 
   // Holds below an account (0: all), open ones and settled ones that the ledger does not have yet.
   std::vector<v1::HoldView> ListHolds(int64_t account_id, size_t max);
-  std::vector<v1::GetBudgetHoldsResponse::Held> BudgetHolds(const std::vector<int64_t>& budget_ids);
+  // Of budgets of `subtree`'s accounts only; "": of any.
+  std::vector<v1::GetBudgetHoldsResponse::Held> BudgetHolds(const std::vector<int64_t>& budget_ids,
+                                                            std::string_view subtree = "");
 
   // Answers everything that waits with LEDGER_UNAVAILABLE, takes no more, and gives free lease back
   // to the ledger; waits for that at most `timeout`. Idempotent.

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "libs/base/error.h"
 #include "libs/base/strings.h"
+#include "libs/rpc/permission.h"
 #include "libs/rpc/status.h"
 #include "tollhouse/enforcer/v1/enforcer.grpc.pb.h"
 
@@ -289,9 +290,8 @@ class AdminService::Impl final : public v1::EnforcerAdminService::Service {
 
   grpc::Status ListHolds(grpc::ServerContext* context, const v1::ListHoldsRequest* request,
                          v1::ListHoldsResponse* response) override {
-    if (absl::Status status = rpc::CheckCaller(authenticator_.get(), *context); !status.ok()) {
-      return rpc::ToGrpc(status);
-    }
+    const auto caller = rpc::Authorize(authenticator_.get(), *context, *request);
+    if (!caller.ok()) return rpc::ToGrpc(caller.status());
     const int size = request->page_size() <= 0 ? 1000 : std::min(request->page_size(), 10'000);
     for (v1::HoldView& hold : enforcer_->ListHolds(request->account_id(), size)) {
       *response->add_holds() = std::move(hold);
@@ -301,11 +301,10 @@ class AdminService::Impl final : public v1::EnforcerAdminService::Service {
 
   grpc::Status GetBudgetHolds(grpc::ServerContext* context, const v1::GetBudgetHoldsRequest* request,
                               v1::GetBudgetHoldsResponse* response) override {
-    if (absl::Status status = rpc::CheckCaller(authenticator_.get(), *context); !status.ok()) {
-      return rpc::ToGrpc(status);
-    }
+    const auto caller = rpc::Authorize(authenticator_.get(), *context, *request);
+    if (!caller.ok()) return rpc::ToGrpc(caller.status());
     const std::vector<int64_t> ids(request->budget_ids().begin(), request->budget_ids().end());
-    for (auto& held : enforcer_->BudgetHolds(ids)) *response->add_held() = std::move(held);
+    for (auto& held : enforcer_->BudgetHolds(ids, caller->subtree)) *response->add_held() = std::move(held);
     return grpc::Status::OK;
   }
 

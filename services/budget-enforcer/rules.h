@@ -28,6 +28,8 @@ class Budget {
   int64_t id() const { return id_; }
   int64_t account_id() const { return account_id_; }
   const std::string& display_id() const { return display_id_; }
+  // Of its account: what stands before the '#'.
+  std::string_view path() const { return std::string_view(display_id_).substr(0, display_id_.find('#')); }
   bool usable() const { return usable_; }
   bool observe() const { return observe_; }
   bool tight() const { return tight_; }

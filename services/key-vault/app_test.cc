@@ -493,8 +493,8 @@ TEST_F(AppTest, AuditTellsWhoDidWhat) {
   EXPECT_EQ(log,
             "edge/e1 credential.refused provider/openai\n"
             "edge/e1 credential.read provider/openai\n"
-            "admin credential.set provider/openai\n"
-            "admin key.create acme/payments/laptop\n");
+            "root credential.set provider/openai\n"
+            "root key.create acme/payments/laptop\n");
 }
 
 TEST_F(AppTest, AdminCallsNeedTheToken) {

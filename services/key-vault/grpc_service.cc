@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "libs/base/status_macros.h"
 #include "libs/crypto/secret_bytes.h"
+#include "libs/rpc/permission.h"
 #include "libs/rpc/status.h"
 #include "libs/rpc/watch_hub.h"
 #include "services/key-vault/vault.h"
@@ -19,7 +20,6 @@ namespace {
 
 using Hub = rpc::WatchHub<v1::WatchRequest, v1::WatchResponse>;
 
-constexpr std::string_view kAdmin = "admin";
 
 google::protobuf::Timestamp ToProto(absl::Time time) {
   google::protobuf::Timestamp stamp;
@@ -128,7 +128,7 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
 
   grpc::Status CreateKey(grpc::ServerContext* context, const v1::CreateKeyRequest* request,
                          v1::CreateKeyResponse* response) override {
-    return Answer(context, [&]() -> absl::Status {
+    return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
       NewKey key;
       key.parent_path = request->parent_path();
       key.name = request->name();
@@ -138,7 +138,7 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
       key.tags.insert(request->tags().begin(), request->tags().end());
       key.owner = request->owner();
       key.purpose = request->purpose();
-      TH_ASSIGN_OR_RETURN(const KeyWithSecret made, vault_->CreateKey(kAdmin, std::move(key)));
+      TH_ASSIGN_OR_RETURN(const KeyWithSecret made, vault_->CreateKey(caller.actor, std::move(key)));
       *response->mutable_key() = ToProto(made.view);
       response->set_secret(std::string(made.text.view()));
       return absl::OkStatus();
@@ -147,7 +147,7 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
 
   grpc::Status ListKeys(grpc::ServerContext* context, const v1::ListKeysRequest* request,
                         v1::ListKeysResponse* response) override {
-    return Answer(context, [&]() -> absl::Status {
+    return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
       TH_ASSIGN_OR_RETURN(const auto keys, vault_->ListKeys(request->path()));
       for (const KeyView& key : keys) *response->add_keys() = ToProto(key);
       return absl::OkStatus();
@@ -156,9 +156,9 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
 
   grpc::Status RotateKey(grpc::ServerContext* context, const v1::RotateKeyRequest* request,
                          v1::RotateKeyResponse* response) override {
-    return Answer(context, [&]() -> absl::Status {
+    return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
       TH_ASSIGN_OR_RETURN(const KeyWithSecret made,
-                          vault_->RotateKey(kAdmin, request->path(),
+                          vault_->RotateKey(caller.actor, request->path(),
                                             absl::Seconds(request->overlap_seconds())));
       *response->mutable_key() = ToProto(made.view);
       response->set_secret(std::string(made.text.view()));
@@ -169,8 +169,8 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
 
   grpc::Status RevokeKey(grpc::ServerContext* context, const v1::RevokeKeyRequest* request,
                          v1::RevokeKeyResponse* response) override {
-    return Answer(context, [&]() -> absl::Status {
-      TH_ASSIGN_OR_RETURN(const KeyView key, vault_->RevokeKey(kAdmin, request->path()));
+    return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(const KeyView key, vault_->RevokeKey(caller.actor, request->path()));
       *response->mutable_key() = ToProto(key);
       for (std::string& name : PublishKey(key.key.key_id)) {
         response->add_stragglers(std::move(name));
@@ -181,7 +181,7 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
 
   grpc::Status UpdateKey(grpc::ServerContext* context, const v1::UpdateKeyRequest* request,
                          v1::UpdateKeyResponse* response) override {
-    return Answer(context, [&]() -> absl::Status {
+    return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
       KeyChange change;
       if (request->has_disabled()) change.disabled = request->disabled();
       if (request->set_models()) change.models = Strings(request->models());
@@ -189,7 +189,7 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
       change.set_expires_at = request->has_expires_at();
       if (request->expires_at().seconds() != 0) change.expires_at = FromProto(request->expires_at());
       TH_ASSIGN_OR_RETURN(const KeyView key,
-                          vault_->UpdateKey(kAdmin, request->path(), std::move(change)));
+                          vault_->UpdateKey(caller.actor, request->path(), std::move(change)));
       *response->mutable_key() = ToProto(key);
       for (std::string& name : PublishKey(key.key.key_id)) {
         response->add_stragglers(std::move(name));
@@ -200,9 +200,9 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
 
   grpc::Status SetCredential(grpc::ServerContext* context, const v1::SetCredentialRequest* request,
                              v1::SetCredentialResponse* response) override {
-    const grpc::Status status = Answer(context, [&]() -> absl::Status {
+    const grpc::Status status = Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
       TH_ASSIGN_OR_RETURN(const StoredCredential credential,
-                          vault_->SetCredential(kAdmin, request->provider(), request->origin(),
+                          vault_->SetCredential(caller.actor, request->provider(), request->origin(),
                                                 request->secret()));
       *response->mutable_credential() = ToProto(credential);
       PublishCredential(credential.provider);
@@ -216,7 +216,7 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
   grpc::Status ListCredentials(grpc::ServerContext* context,
                                const v1::ListCredentialsRequest* request,
                                v1::ListCredentialsResponse* response) override {
-    return Answer(context, [&]() -> absl::Status {
+    return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
       TH_ASSIGN_OR_RETURN(const auto credentials, vault_->ListCredentials());
       for (const StoredCredential& credential : credentials) {
         *response->add_credentials() = ToProto(credential);
@@ -228,8 +228,8 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
   grpc::Status DeleteCredential(grpc::ServerContext* context,
                                 const v1::DeleteCredentialRequest* request,
                                 v1::DeleteCredentialResponse* response) override {
-    return Answer(context, [&]() -> absl::Status {
-      TH_RETURN_IF_ERROR(vault_->DeleteCredential(kAdmin, request->provider()));
+    return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
+      TH_RETURN_IF_ERROR(vault_->DeleteCredential(caller.actor, request->provider()));
       PublishCredential(request->provider());
       return absl::OkStatus();
     });
@@ -238,7 +238,7 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
   grpc::Status ListAuditEvents(grpc::ServerContext* context,
                                const v1::ListAuditEventsRequest* request,
                                v1::ListAuditEventsResponse* response) override {
-    return Answer(context, [&]() -> absl::Status {
+    return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
       const absl::Time since =
           request->has_since() ? FromProto(request->since()) : absl::UnixEpoch();
       TH_ASSIGN_OR_RETURN(const auto records,
@@ -258,10 +258,10 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
 
  private:
   template <typename Body>
-  grpc::Status Answer(const grpc::ServerContext* context, const Body& body) {
-    absl::Status status = rpc::CheckCaller(authenticator_, *context);
-    if (status.ok()) status = body();
-    return rpc::ToGrpc(status);
+  grpc::Status Answer(const grpc::ServerContext* context, const google::protobuf::Message& request,
+                      const Body& body) {
+    const absl::StatusOr<rpc::Caller> caller = rpc::Authorize(authenticator_, *context, request);
+    return rpc::ToGrpc(caller.ok() ? body(*caller) : caller.status());
   }
 
   std::vector<std::string> PublishKey(const std::string& key_id) {

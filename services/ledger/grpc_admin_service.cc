@@ -6,6 +6,7 @@
 #include "libs/base/status_macros.h"
 #include "libs/base/strings.h"
 #include "libs/base/uuid.h"
+#include "libs/rpc/permission.h"
 #include "libs/rpc/status.h"
 #include "services/ledger/core/names.h"
 #include "services/ledger/grpc_service.h"
@@ -38,7 +39,7 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
 
   grpc::Status CreateAccount(grpc::ServerContext* context, const v1::CreateAccountRequest* request,
                              v1::CreateAccountResponse* response) override {
-    return Call(context, [&]() -> absl::Status {
+    return Call(context, *request, [&](const rpc::Caller&) -> absl::Status {
       TH_RETURN_IF_ERROR(CheckTags(ToMap(request->tags())));
       if (request->kind() == common::v1::ACCOUNT_KIND_KEY) {
         return Bad("BAD_ARGUMENT", "keys are made by the vault: `tollctl key create`");
@@ -52,7 +53,7 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
 
   grpc::Status GetAccount(grpc::ServerContext* context, const v1::GetAccountRequest* request,
                           v1::GetAccountResponse* response) override {
-    return Call(context, [&]() -> absl::Status {
+    return Call(context, *request, [&](const rpc::Caller&) -> absl::Status {
       TH_ASSIGN_OR_RETURN(*response->mutable_account(), store_->GetAccount(request->path()));
       return absl::OkStatus();
     });
@@ -60,7 +61,7 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
 
   grpc::Status ListAccounts(grpc::ServerContext* context, const v1::ListAccountsRequest* request,
                             v1::ListAccountsResponse* response) override {
-    return Call(context, [&]() -> absl::Status {
+    return Call(context, *request, [&](const rpc::Caller&) -> absl::Status {
       TH_ASSIGN_OR_RETURN(*response, store_->ListAccounts(*request));
       return absl::OkStatus();
     });
@@ -68,7 +69,7 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
 
   grpc::Status MoveAccount(grpc::ServerContext* context, const v1::MoveAccountRequest* request,
                            v1::MoveAccountResponse* response) override {
-    return Call(context, [&]() -> absl::Status {
+    return Call(context, *request, [&](const rpc::Caller&) -> absl::Status {
       int64_t version = 0;
       TH_ASSIGN_OR_RETURN(*response->mutable_account(), store_->MoveAccount(*request, &version));
       return Await(version, response->mutable_stragglers());
@@ -77,7 +78,7 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
 
   grpc::Status DeleteAccount(grpc::ServerContext* context, const v1::DeleteAccountRequest* request,
                              v1::DeleteAccountResponse* response) override {
-    return Call(context, [&]() -> absl::Status {
+    return Call(context, *request, [&](const rpc::Caller&) -> absl::Status {
       int64_t version = 0;
       TH_ASSIGN_OR_RETURN(const std::vector<std::string> paths,
                           store_->DeleteAccount(request->path(), request->dry_run(), &version));
@@ -88,7 +89,7 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
 
   grpc::Status SetBudget(grpc::ServerContext* context, const v1::SetBudgetRequest* request,
                          v1::SetBudgetResponse* response) override {
-    return Call(context, [&]() -> absl::Status {
+    return Call(context, *request, [&](const rpc::Caller&) -> absl::Status {
       TH_ASSIGN_OR_RETURN(const BudgetSpec spec, ParseBudget(*request));
       int64_t version = 0;
       TH_ASSIGN_OR_RETURN(*response, store_->SetBudget(spec, &version));
@@ -98,7 +99,7 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
 
   grpc::Status ListBudgets(grpc::ServerContext* context, const v1::ListBudgetsRequest* request,
                            v1::ListBudgetsResponse* response) override {
-    return Call(context, [&]() -> absl::Status {
+    return Call(context, *request, [&](const rpc::Caller&) -> absl::Status {
       TH_ASSIGN_OR_RETURN(*response, store_->ListBudgets(*request));
       return absl::OkStatus();
     });
@@ -106,7 +107,7 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
 
   grpc::Status DeleteBudget(grpc::ServerContext* context, const v1::DeleteBudgetRequest* request,
                             v1::DeleteBudgetResponse* response) override {
-    return Call(context, [&]() -> absl::Status {
+    return Call(context, *request, [&](const rpc::Caller&) -> absl::Status {
       int64_t version = 0;
       TH_ASSIGN_OR_RETURN(*response->mutable_id(),
                           store_->DeleteBudget({.path = request->path(),
@@ -120,7 +121,7 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
 
   grpc::Status RaiseBudget(grpc::ServerContext* context, const v1::RaiseBudgetRequest* request,
                            v1::RaiseBudgetResponse* response) override {
-    return Call(context, [&]() -> absl::Status {
+    return Call(context, *request, [&](const rpc::Caller&) -> absl::Status {
       TH_RETURN_IF_ERROR(CheckAmount(request->by_nanousd(), "the raise"));
       if (request->by_nanousd() == 0) return Bad("BAD_AMOUNT", "a raise is more than nothing");
       if (!request->has_until()) return Bad("BAD_ARGUMENT", "a raise needs `until`: it ends by itself");
@@ -143,7 +144,7 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
 
   grpc::Status SetLimits(grpc::ServerContext* context, const v1::SetLimitsRequest* request,
                          v1::SetLimitsResponse* response) override {
-    return Call(context, [&]() -> absl::Status {
+    return Call(context, *request, [&](const rpc::Caller&) -> absl::Status {
       TH_RETURN_IF_ERROR(CheckLimits(*request));
       int64_t version = 0;
       TH_ASSIGN_OR_RETURN(*response, store_->SetLimits(*request, &version));
@@ -153,7 +154,7 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
 
   grpc::Status ListLimits(grpc::ServerContext* context, const v1::ListLimitsRequest* request,
                           v1::ListLimitsResponse* response) override {
-    return Call(context, [&]() -> absl::Status {
+    return Call(context, *request, [&](const rpc::Caller&) -> absl::Status {
       TH_ASSIGN_OR_RETURN(*response, store_->ListLimits(*request));
       return absl::OkStatus();
     });
@@ -161,7 +162,7 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
 
   grpc::Status GetSpend(grpc::ServerContext* context, const v1::GetSpendRequest* request,
                         v1::GetSpendResponse* response) override {
-    return Call(context, [&]() -> absl::Status {
+    return Call(context, *request, [&](const rpc::Caller&) -> absl::Status {
       TH_ASSIGN_OR_RETURN(*response, store_->GetSpend(*request));
       return absl::OkStatus();
     });
@@ -169,24 +170,30 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
 
   grpc::Status ExplainRequest(grpc::ServerContext* context, const v1::ExplainRequestRequest* request,
                               v1::ExplainRequestResponse* response) override {
-    return Call(context, [&]() -> absl::Status {
+    return Call(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
       if (request->request_id().empty()) return Bad("BAD_ARGUMENT", "a request id is needed");
-      TH_ASSIGN_OR_RETURN(*response, store_->ExplainRequest(request->request_id()));
-      return absl::OkStatus();
+      TH_ASSIGN_OR_RETURN(v1::ExplainRequestResponse found, store_->ExplainRequest(request->request_id()));
+      for (v1::JournalEntry& attempt : *found.mutable_attempts()) {
+        if (!rpc::IsWithin(attempt.entry().account_path(), caller.subtree)) continue;
+        *response->add_attempts() = std::move(attempt);
+      }
+      if (response->attempts_size() > 0) return absl::OkStatus();
+      return MakeError(absl::StatusCode::kNotFound, "REQUEST_NOT_FOUND",
+                       absl::StrCat("no request ", request->request_id(), " in your part of the accounts"));
     });
   }
 
   grpc::Status ListEntries(grpc::ServerContext* context, const v1::ListEntriesRequest* request,
                            v1::ListEntriesResponse* response) override {
-    return Call(context, [&]() -> absl::Status {
+    return Call(context, *request, [&](const rpc::Caller&) -> absl::Status {
       TH_ASSIGN_OR_RETURN(*response, store_->ListEntries(*request));
       return absl::OkStatus();
     });
   }
 
-  grpc::Status VerifyLedger(grpc::ServerContext* context, const v1::VerifyLedgerRequest*,
+  grpc::Status VerifyLedger(grpc::ServerContext* context, const v1::VerifyLedgerRequest* request,
                             grpc::ServerWriter<v1::VerifyLedgerProgress>* writer) override {
-    return Call(context, [&] {
+    return Call(context, *request, [&](const rpc::Caller&) {
       return store_->Verify([&](const v1::VerifyLedgerProgress& progress) {
         return !context->IsCancelled() && writer->Write(progress);
       });
@@ -195,7 +202,7 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
 
   grpc::Status ListSuspense(grpc::ServerContext* context, const v1::ListSuspenseRequest* request,
                             v1::ListSuspenseResponse* response) override {
-    return Call(context, [&]() -> absl::Status {
+    return Call(context, *request, [&](const rpc::Caller&) -> absl::Status {
       TH_ASSIGN_OR_RETURN(*response, store_->ListSuspense(request->path()));
       return absl::OkStatus();
     });
@@ -204,7 +211,7 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
   grpc::Status ResolveSuspense(grpc::ServerContext* context,
                                const v1::ResolveSuspenseRequest* request,
                                v1::ResolveSuspenseResponse* response) override {
-    return Call(context, [&]() -> absl::Status {
+    return Call(context, *request, [&](const rpc::Caller&) -> absl::Status {
       TH_RETURN_IF_ERROR(CheckAmount(request->cost_nanousd(), "the cost"));
       if (request->cost_nanousd() > kMaxHold.nanos()) {
         return Bad("BAD_AMOUNT", "the cost of one request is at most $1,000,000");
@@ -231,7 +238,7 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
 
   grpc::Status SetWebhook(grpc::ServerContext* context, const v1::SetWebhookRequest* request,
                           v1::SetWebhookResponse* response) override {
-    return Call(context, [&]() -> absl::Status {
+    return Call(context, *request, [&](const rpc::Caller&) -> absl::Status {
       TH_RETURN_IF_ERROR(CheckWebhookUrl(request->url()));
       TH_ASSIGN_OR_RETURN(*response->mutable_webhook(), store_->SetWebhook(*request));
       return absl::OkStatus();
@@ -240,7 +247,7 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
 
   grpc::Status ListWebhooks(grpc::ServerContext* context, const v1::ListWebhooksRequest* request,
                             v1::ListWebhooksResponse* response) override {
-    return Call(context, [&]() -> absl::Status {
+    return Call(context, *request, [&](const rpc::Caller&) -> absl::Status {
       TH_ASSIGN_OR_RETURN(*response, store_->ListWebhooks(request->path()));
       return absl::OkStatus();
     });
@@ -248,12 +255,12 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
 
   grpc::Status DeleteWebhook(grpc::ServerContext* context, const v1::DeleteWebhookRequest* request,
                              v1::DeleteWebhookResponse*) override {
-    return Call(context, [&] { return store_->DeleteWebhook(*request); });
+    return Call(context, *request, [&](const rpc::Caller&) { return store_->DeleteWebhook(*request); });
   }
 
   grpc::Status ListAlerts(grpc::ServerContext* context, const v1::ListAlertsRequest* request,
                           v1::ListAlertsResponse* response) override {
-    return Call(context, [&]() -> absl::Status {
+    return Call(context, *request, [&](const rpc::Caller&) -> absl::Status {
       TH_ASSIGN_OR_RETURN(*response, store_->ListAlerts(*request));
       return absl::OkStatus();
     });
@@ -261,10 +268,9 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
 
  private:
   template <typename Body>
-  grpc::Status Call(grpc::ServerContext* context, Body&& body) {
-    absl::Status status = rpc::CheckCaller(authenticator_, *context);
-    if (status.ok()) status = ForCaller(body());
-    return rpc::ToGrpc(status);
+  grpc::Status Call(grpc::ServerContext* context, const google::protobuf::Message& request, Body&& body) {
+    const absl::StatusOr<rpc::Caller> caller = rpc::Authorize(authenticator_, *context, request);
+    return rpc::ToGrpc(caller.ok() ? ForCaller(body(*caller)) : caller.status());
   }
 
   absl::Status Await(int64_t version, google::protobuf::RepeatedPtrField<std::string>* stragglers) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "libs/base/status_macros.h"
+#include "libs/rpc/permission.h"
 #include "libs/rpc/status.h"
 #include "libs/rpc/watch_hub.h"
 #include "services/router-policy/catalog.h"
@@ -50,7 +51,7 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
 
   grpc::Status SetProvider(grpc::ServerContext* context, const v1::SetProviderRequest* request,
                            v1::SetProviderResponse* response) override {
-    return Answer(context, [&]() -> absl::Status {
+    return Answer(context, *request, [&](const rpc::Caller&) -> absl::Status {
       TH_ASSIGN_OR_RETURN(Catalog::ProviderChange change,
                           catalog_->SetProvider(request->provider()));
       *response->mutable_provider() = std::move(change.provider);
@@ -62,7 +63,7 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
 
   grpc::Status ListProviders(grpc::ServerContext* context, const v1::ListProvidersRequest* request,
                              v1::ListProvidersResponse* response) override {
-    return Answer(context, [&] {
+    return Answer(context, *request, [&](const rpc::Caller&) {
       const auto policy = catalog_->policy();
       for (const v1::Provider* provider : policy->providers()) {
         *response->add_providers() = *provider;
@@ -74,7 +75,7 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
   grpc::Status DeleteProvider(grpc::ServerContext* context,
                               const v1::DeleteProviderRequest* request,
                               v1::DeleteProviderResponse* response) override {
-    return Answer(context, [&]() -> absl::Status {
+    return Answer(context, *request, [&](const rpc::Caller&) -> absl::Status {
       TH_ASSIGN_OR_RETURN(const int64_t version, catalog_->DeleteProvider(request->name()));
       AwaitEdges(version, response);
       return absl::OkStatus();
@@ -83,7 +84,7 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
 
   grpc::Status ListModels(grpc::ServerContext* context, const v1::ListModelsRequest* request,
                           v1::ListModelsResponse* response) override {
-    return Answer(context, [&] {
+    return Answer(context, *request, [&](const rpc::Caller&) {
       for (auto& model : catalog_->ListModels(request->provider(), clock_->Wall())) {
         *response->add_models() = std::move(model);
       }
@@ -93,7 +94,7 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
 
   grpc::Status ListPrices(grpc::ServerContext* context, const v1::ListPricesRequest* request,
                           v1::ListPricesResponse* response) override {
-    return Answer(context, [&] {
+    return Answer(context, *request, [&](const rpc::Caller&) {
       for (auto& price : catalog_->ListPrices(*request, clock_->Wall())) {
         *response->add_prices() = std::move(price);
       }
@@ -104,7 +105,7 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
 
   grpc::Status ImportPrices(grpc::ServerContext* context, const v1::ImportPricesRequest* request,
                             v1::ImportPricesResponse* response) override {
-    return Answer(context, [&]() -> absl::Status {
+    return Answer(context, *request, [&](const rpc::Caller&) -> absl::Status {
       TH_ASSIGN_OR_RETURN(
           const Catalog::PriceChange change,
           catalog_->ImportPrices({request->prices().begin(), request->prices().end()},
@@ -120,7 +121,7 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
 
   grpc::Status SetAlias(grpc::ServerContext* context, const v1::SetAliasRequest* request,
                         v1::SetAliasResponse* response) override {
-    return Answer(context, [&]() -> absl::Status {
+    return Answer(context, *request, [&](const rpc::Caller&) -> absl::Status {
       TH_ASSIGN_OR_RETURN(const int64_t version,
                           catalog_->SetAlias(request->alias(), request->remove()));
       AwaitEdges(version, response);
@@ -130,7 +131,7 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
 
   grpc::Status ListAliases(grpc::ServerContext* context, const v1::ListAliasesRequest* request,
                            v1::ListAliasesResponse* response) override {
-    return Answer(context, [&] {
+    return Answer(context, *request, [&](const rpc::Caller&) {
       const auto policy = catalog_->policy();
       *response->mutable_aliases() = policy->snapshot().aliases();
       response->set_ceiling_input_nanousd_per_mtok(
@@ -143,7 +144,7 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
 
   grpc::Status SetCeiling(grpc::ServerContext* context, const v1::SetCeilingRequest* request,
                           v1::SetCeilingResponse* response) override {
-    return Answer(context, [&]() -> absl::Status {
+    return Answer(context, *request, [&](const rpc::Caller&) -> absl::Status {
       TH_ASSIGN_OR_RETURN(const int64_t version,
                           catalog_->SetCeiling({request->input_nanousd_per_mtok(),
                                                 request->output_nanousd_per_mtok()}));
@@ -154,7 +155,7 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
 
   grpc::Status ExplainRoute(grpc::ServerContext* context, const v1::ExplainRouteRequest* request,
                             v1::ExplainRouteResponse* response) override {
-    return Answer(context, [&]() -> absl::Status {
+    return Answer(context, *request, [&](const rpc::Caller&) -> absl::Status {
       TH_ASSIGN_OR_RETURN(*response, catalog_->ExplainRoute(*request, clock_->Wall()));
       return absl::OkStatus();
     });
@@ -162,10 +163,10 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
 
  private:
   template <typename Body>
-  grpc::Status Answer(const grpc::ServerContext* context, const Body& body) {
-    absl::Status status = rpc::CheckCaller(authenticator_, *context);
-    if (status.ok()) status = body();
-    return rpc::ToGrpc(status);
+  grpc::Status Answer(const grpc::ServerContext* context, const google::protobuf::Message& request,
+                      const Body& body) {
+    const absl::StatusOr<rpc::Caller> caller = rpc::Authorize(authenticator_, *context, request);
+    return rpc::ToGrpc(caller.ok() ? body(*caller) : caller.status());
   }
 
   template <typename Response>

@@ -175,7 +175,7 @@ struct Standalone::Parts {
   std::string directory;
   std::atomic<bool> stopping = false;
   std::unique_ptr<DirectoryLock> lock;
-  std::shared_ptr<const rpc::Authenticator> authenticator;
+  std::shared_ptr<rpc::Authenticator> authenticator;
   // The admin server outlives what it serves from; members are destroyed in reverse order.
   Hosted<ledger::App> ledger;
   Hosted<router::App> router;
@@ -202,8 +202,7 @@ absl::StatusOr<std::unique_ptr<Standalone>> Standalone::Start(const Config& conf
   const auto file = [&](std::string_view name) { return absl::StrCat(config.data_dir, "/", Absl(name)); };
   TH_ASSIGN_OR_RETURN(parts->lock, DirectoryLock::Take(config.data_dir));
   unlink(file("endpoints.json").c_str());  // of a process that was killed
-  TH_ASSIGN_OR_RETURN(auto authenticator, rpc::Authenticator::FromFile(file("admin.token"), true));
-  parts->authenticator = std::make_shared<const rpc::Authenticator>(std::move(authenticator));
+  TH_ASSIGN_OR_RETURN(parts->authenticator, rpc::Authenticator::FromFile(file("admin.token"), true));
 
   TH_RETURN_IF_ERROR(parts->ledger.Host(ledger::App::Create(
       {.database_path = file("ledger.db"), .authenticator = parts->authenticator.get()})));

@@ -22,7 +22,7 @@ LIB_DEPS = {
     "aio": {"base", "config", "obs"},
     "sql": {"base", "config", "obs", "aio"},
     "redis": {"base", "config", "obs", "aio"},
-    "rpc": {"base", "config", "obs", "aio", "proto"},
+    "rpc": {"base", "config", "obs", "aio", "crypto", "proto"},
     "http": {"base", "config", "obs", "aio", "crypto"},
     "policy": {"base", "proto"},
     "clients": {"base", "config", "obs", "aio", "crypto", "sql", "redis", "rpc", "http", "policy",

@@ -1,0 +1,31 @@
+// Who may call which admin RPC. The protos declare it (common/v1/authorization.proto); handlers ask
+// once, first of all.
+#pragma once
+
+#include <google/protobuf/message.h>
+#include <grpcpp/server_context.h>
+
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "libs/rpc/authenticator.h"
+#include "tollhouse/common/v1/authorization.pb.h"
+
+namespace tollhouse::rpc {
+
+// Whether the account `path` is `subtree` or lies below it; everything lies below "".
+bool IsWithin(std::string_view path, std::string_view subtree);
+
+// Whether `caller` may make this request: the permission is that of the one method that takes its
+// type. PERMISSION_DENIED (FORBIDDEN) says what is missing. INTERNAL (NO_PERMISSION_DECLARED) for a
+// method without one. Pure, thread-safe.
+absl::Status CheckPermission(const Caller& caller, const google::protobuf::Message& request);
+
+// Who calls, if he may; errors of Authenticator::Identify and CheckPermission. A null authenticator
+// lets everything pass (in-process tests).
+absl::StatusOr<Caller> Authorize(const Authenticator* authenticator,
+                                 const grpc::ServerContextBase& context,
+                                 const google::protobuf::Message& request);
+
+}  // namespace tollhouse::rpc
