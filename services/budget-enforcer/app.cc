@@ -10,8 +10,8 @@
 #include "absl/synchronization/mutex.h"
 #include "libs/base/uuid.h"
 #include "libs/rpc/watch_client.h"
+#include "services/budget-enforcer/grpc_ledger_client.h"
 #include "services/budget-enforcer/grpc_service.h"
-#include "services/budget-enforcer/ledger_client.h"
 #include "services/budget-enforcer/store/memory_store.h"
 #include "tollhouse/ledger/v1/ledger.grpc.pb.h"
 
@@ -50,7 +50,7 @@ struct App::Impl {
   const Config config;
   MemoryStore store;
   const std::unique_ptr<ledger::v1::LedgerService::Stub> stub;
-  LedgerClient ledger;
+  GrpcLedgerClient ledger;
   Enforcer enforcer;
   SessionService sessions;
   AdminService admin;

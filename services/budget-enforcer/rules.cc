@@ -98,6 +98,8 @@ void Rules::FindRecalled() {
   for (const auto& [id, budget] : budgets_) {
     if (budget->recall() && budget->usable()) recalled_.push_back(budget);
   }
+  std::sort(recalled_.begin(), recalled_.end(),
+            [](const auto& a, const auto& b) { return a->id() < b->id(); });
 }
 
 void Rules::SetLimits(const ledger::v1::AccountLimits& limits) {

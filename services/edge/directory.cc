@@ -208,20 +208,16 @@ struct Directory::Impl {
       vault::v1::LookupKeysRequest request;
       request.add_key_ids(id);
       auto found = co_await CallUnary<vault::v1::LookupKeysResponse>(
-          loop, options.lookup_timeout, std::move(request),
-          [this](auto* context, auto* req, auto* response, auto done) {
-            vault->async()->LookupKeys(context, req, response, std::move(done));
-          });
+          loop, calls, options.lookup_timeout, std::move(request),
+          [this](auto... args) { vault->async()->LookupKeys(args...); });
       if (!found.ok()) co_return Unreachable("VAULT_UNAVAILABLE", "key vault");
       PrincipalOr result = BadKey();
       if (found->keys_size() > 0) {
         ledger::v1::ResolveAccountRequest resolve;
         resolve.set_account_id(found->keys(0).account_id());
         auto account = co_await CallUnary<ledger::v1::ResolveAccountResponse>(
-            loop, options.lookup_timeout, std::move(resolve),
-            [this](auto* context, auto* req, auto* response, auto done) {
-              ledger->async()->ResolveAccount(context, req, response, std::move(done));
-            });
+            loop, calls, options.lookup_timeout, std::move(resolve),
+            [this](auto... args) { ledger->async()->ResolveAccount(args...); });
         if (account.ok() && account->chain_size() > 0) {
           result = MakePrincipal(found->keys(0), *account);
         } else if (!account.ok() && !absl::IsNotFound(account.status())) {
@@ -281,6 +277,7 @@ struct Directory::Impl {
   std::map<IoLoop*, absl::flat_hash_map<std::string, std::shared_ptr<Flight<PrincipalOr>>>>
       principal_flights;
 
+  rpc::UnaryCalls calls;
   VaultWatch vault_watch;  // last: their callbacks use the rest
   LedgerWatch ledger_watch;
 };
@@ -304,6 +301,7 @@ void Directory::Start() {
 void Directory::Stop() {
   impl_->vault_watch.Stop();
   impl_->ledger_watch.Stop();
+  impl_->calls.Stop();
 }
 
 bool Directory::WaitSynced(absl::Duration timeout) {
@@ -363,10 +361,8 @@ Task<CredentialOr> Directory::CredentialOf(IoLoop& loop, std::string provider, s
     request.set_origin(origin);
     request.set_edge_id(impl.edge_id);
     auto answer = co_await CallUnary<vault::v1::GetCredentialResponse>(
-        loop, impl.options.lookup_timeout, std::move(request),
-        [&impl](auto* context, auto* req, auto* response, auto done) {
-          impl.vault->async()->GetCredential(context, req, response, std::move(done));
-        });
+        loop, impl.calls, impl.options.lookup_timeout, std::move(request),
+        [&impl](auto... args) { impl.vault->async()->GetCredential(args...); });
     auto credential = std::make_shared<Credential>();
     if (answer.ok()) {
       credential->secret = crypto::SecretBytes(answer->secret());

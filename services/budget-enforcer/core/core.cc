@@ -1,7 +1,7 @@
 #include "services/budget-enforcer/core/core.h"
 
 #include <algorithm>
-#include <limits>
+#include <tuple>
 
 #include "absl/hash/hash.h"
 #include "libs/base/strings.h"
@@ -206,9 +206,10 @@ void OrgState::Schedule(uint32_t index) {
   // Entries of finished holds go when they come due; rebuilt when they outnumber the living.
   if (due_.size() > 2 * hold_index_.size() + 1024) {
     due_.clear();
-    for (const auto& [id, i] : hold_index_) {
-      if (i != index && holds_[i].state != HoldState::kExpired) {
-        due_.push_back({holds_[i].deadline_ms, i, holds_[i].generation});
+    for (uint32_t i = 0; i < holds_.size(); ++i) {
+      const HoldSlot& hold = holds_[i];
+      if (hold.used && i != index && hold.state != HoldState::kExpired) {
+        due_.push_back({hold.deadline_ms, i, hold.generation});
       }
     }
     std::make_heap(due_.begin(), due_.end());
@@ -477,7 +478,9 @@ std::optional<HoldRecord> OrgState::Hold(const Uuid& hold_id) const {
 std::vector<HoldRecord> OrgState::Holds() const {
   std::vector<HoldRecord> views;
   views.reserve(hold_index_.size());
-  for (const auto& [id, index] : hold_index_) views.push_back(View(holds_[index]));
+  for (const HoldSlot& hold : holds_) {
+    if (hold.used) views.push_back(View(hold));
+  }
   return views;
 }
 
@@ -495,6 +498,9 @@ std::vector<LeaseRecord> OrgState::Leases() const {
   for (const auto& [key, slot] : lease_index_) {
     views.push_back({key.budget_id, key.period, leases_[slot].free, leases_[slot].held});
   }
+  std::sort(views.begin(), views.end(), [](const LeaseRecord& a, const LeaseRecord& b) {
+    return std::tie(a.budget_id, a.period) < std::tie(b.budget_id, b.period);
+  });
   return views;
 }
 

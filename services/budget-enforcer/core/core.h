@@ -3,7 +3,8 @@
 //
 // Every Step is one script: it validates everything before its first write, so a refusal changes
 // nothing. All of it is look-ups by key and integer arithmetic on purpose: the Redis script is the
-// same algorithm. Not thread-safe; a state belongs to one thread at a time.
+// same algorithm. The same events give the same effects and views, order included. Not thread-safe; a
+// state belongs to one thread at a time.
 #pragma once
 
 #include <array>
@@ -11,12 +12,12 @@
 #include <deque>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/container/flat_hash_set.h"
 #include "absl/container/inlined_vector.h"
 #include "absl/types/span.h"
 #include "libs/base/uuid.h"
@@ -267,9 +268,9 @@ class OrgState {
 
   std::optional<HoldRecord> Hold(const Uuid& hold_id) const;
   bool Finished(const Uuid& hold_id) const { return finished_.contains(hold_id); }
-  std::vector<HoldRecord> Holds() const;                     // in no order
+  std::vector<HoldRecord> Holds() const;                     // in no meaningful order
   std::vector<HoldRecord> ExpiredHolds(size_t max) const;    // the outbox of R5
-  std::vector<LeaseRecord> Leases() const;                   // in no order
+  std::vector<LeaseRecord> Leases() const;                   // by budget and period
   std::optional<LeaseRecord> Lease(int64_t budget_id, std::string_view period) const;
   std::vector<ReturnRecord> Returns() const;                 // the outbox of R6, by id
 
@@ -383,7 +384,7 @@ class OrgState {
   std::deque<HoldSlot> holds_;
   std::vector<uint32_t> spare_holds_;
   absl::flat_hash_map<Uuid, uint32_t> hold_index_;
-  absl::flat_hash_set<uint32_t> expired_;  // holds in state EXPIRED
+  std::set<uint32_t> expired_;  // holds in state EXPIRED
   std::vector<Due> due_;  // a heap; entries of finished holds are skipped
 
   absl::flat_hash_map<Uuid, FinishedHold> finished_;
