@@ -31,4 +31,13 @@ int WaitForTermination() {
   return received;
 }
 
+int WaitForTermination(absl::Duration timeout) {
+  const sigset_t set = TerminationSignals();
+  const timespec limit = absl::ToTimespec(timeout);
+  const int received = sigtimedwait(&set, nullptr, &limit);
+  if (received <= 0) return 0;
+  pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+  return received;
+}
+
 }  // namespace tollhouse::aio

@@ -33,7 +33,8 @@ void Options::Add(std::string name, std::string* value, std::string help, bool s
                       [value] { return *value; }});
 }
 
-void Options::Add(std::string name, int64_t* value, std::string help) {
+template <typename Int>
+void Options::AddNumber(std::string name, Int* value, std::string help) {
   options_.push_back({std::move(name), std::move(help), false, false,
                       [value](const std::string& text) {
                         return absl::SimpleAtoi(text, value)
@@ -41,6 +42,16 @@ void Options::Add(std::string name, int64_t* value, std::string help) {
                                    : absl::InvalidArgumentError("not a whole number");
                       },
                       [value] { return absl::StrCat(*value); }});
+}
+
+void Options::Add(std::string name, int64_t* value, std::string help) {
+  AddNumber(std::move(name), value, std::move(help));
+}
+void Options::Add(std::string name, int* value, std::string help) {
+  AddNumber(std::move(name), value, std::move(help));
+}
+void Options::Add(std::string name, uint64_t* value, std::string help) {
+  AddNumber(std::move(name), value, std::move(help));
 }
 
 void Options::Add(std::string name, bool* value, std::string help) {
@@ -163,6 +174,7 @@ absl::StatusOr<Options::Outcome> Options::Parse(int argc, const char* const* arg
     }
   }
   if (!file.empty()) TH_RETURN_IF_ERROR(ReadFile(file, given));
+  if (check_ != nullptr) TH_RETURN_IF_ERROR(check_());
   if (print) output_ = Print();
   if (check) output_ += "configuration is valid\n";
   return check || print ? Outcome::kExitOk : Outcome::kRun;

@@ -22,9 +22,14 @@ class Options {
   // are not accepted as flags.
   void Add(std::string name, std::string* value, std::string help, bool secret = false);
   void Add(std::string name, int64_t* value, std::string help);
+  void Add(std::string name, int* value, std::string help);
+  void Add(std::string name, uint64_t* value, std::string help);
   void Add(std::string name, bool* value, std::string help);
   // "250ms", "30s", "24h", "inf".
   void Add(std::string name, absl::Duration* value, std::string help);
+
+  // What must hold of all values together; the last step of Parse, also for --check-config.
+  void SetCheck(std::function<absl::Status()> check) { check_ = std::move(check); }
 
   // Reads flags, environment and the file of --config. What to do next:
   enum class Outcome { kRun, kExitOk };
@@ -44,6 +49,8 @@ class Options {
     std::function<std::string()> print;
   };
 
+  template <typename Int>
+  void AddNumber(std::string name, Int* value, std::string help);
   Option* Find(const std::string& name);
   absl::Status Set(Option& option, const std::string& value, const std::string& origin);
   absl::Status ReadFile(const std::string& path, std::vector<std::string>& given);
@@ -52,6 +59,7 @@ class Options {
 
   const std::string program_, summary_, examples_;
   std::vector<Option> options_;
+  std::function<absl::Status()> check_;
   std::string output_;
 };
 
