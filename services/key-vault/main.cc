@@ -1,0 +1,64 @@
+// tollhouse-vault: virtual keys and provider credentials, as a process.
+#include <grpcpp/create_channel.h>
+
+#include <memory>
+#include <string>
+
+#include "absl/strings/strip.h"
+#include "libs/base/status_macros.h"
+#include "libs/crypto/hardening.h"
+#include "libs/rpc/program.h"
+#include "services/key-vault/app.h"
+
+namespace tollhouse::vault {
+namespace {
+
+constexpr char kExamples[] =
+    "Commands:\n"
+    "  tollhouse-vault migrate --config vault.yaml\n"
+    "      brings the database to this version's schema; safe to repeat\n\n"
+    "Examples:\n"
+    "  (umask 077; head -c 32 /dev/urandom > kek)\n"
+    "      makes the key-encryption key; keep a copy in a safe place\n"
+    "  tollhouse-vault --config vault.yaml\n"
+    "  tollhouse-vault --insecure --database sqlite:vault.db --key-encryption-key-file kek\n"
+    "      --ledger 127.0.0.1:7101 --admin-token-file admin.token\n"
+    "      for a trial on this machine\n";
+
+int Run(int argc, char** argv) {
+  std::string database, ledger;
+  Config config;
+  rpc::Program program({"vault", "virtual keys and provider credentials", kExamples, true, 7401});
+  config::Options& options = program.options();
+  options.Add("database", &database, "sqlite:PATH (required)");
+  options.Add("key-encryption-key-file", &config.key_encryption_key_file, "32 bytes (required)");
+  options.Add("ledger", &ledger, "the ledger: NAME:PORT or ADDRESS:PORT,... (required)");
+  options.Add("acknowledge-timeout", &config.acknowledge_timeout,
+              "how long a change waits for connected edges");
+  const auto prepare = [&] { config.database_path = std::string(absl::StripPrefix(database, "sqlite:")); };
+  program.SetCheck([&] {
+    if (database.empty()) return absl::InvalidArgumentError("--database is required");
+    if (config.key_encryption_key_file.empty()) {
+      return absl::InvalidArgumentError("--key-encryption-key-file is required");
+    }
+    return ledger.empty() ? absl::InvalidArgumentError("--ledger is required") : absl::OkStatus();
+  });
+  const auto create = [&](const rpc::Environment& environment) -> absl::StatusOr<std::unique_ptr<rpc::Hosted>> {
+    TH_RETURN_IF_ERROR(crypto::HardenProcess());
+    prepare();
+    config.authenticator = environment.authenticator().get();
+    TH_ASSIGN_OR_RETURN(auto channel, environment.Channel("ledger", ledger));
+    TH_ASSIGN_OR_RETURN(auto app, App::Create(config, std::move(channel)));
+    return std::make_unique<rpc::HostedApp<App>>(std::move(app));
+  };
+  program.AddCommand("migrate", [&] {
+    prepare();
+    return App::Create(config, grpc::CreateChannel(ledger, grpc::InsecureChannelCredentials())).status();
+  });
+  return program.Run(argc, argv, create);
+}
+
+}  // namespace
+}  // namespace tollhouse::vault
+
+int main(int argc, char** argv) { return tollhouse::vault::Run(argc, argv); }
