@@ -128,9 +128,9 @@ class Client {
 
  private:
   class Impl;
-  explicit Client(std::shared_ptr<Impl> impl);
+  explicit Client(std::unique_ptr<Impl> impl);
 
-  const std::shared_ptr<Impl> impl_;
+  const std::unique_ptr<Impl> impl_;
 };
 
 }  // namespace tollhouse::redis
