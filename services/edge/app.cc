@@ -8,6 +8,8 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
+#include <sstream>
 #include <thread>
 #include <vector>
 
@@ -31,6 +33,7 @@ struct App::Impl {
   ~Impl() { Stop(); }
 
   absl::Status Create(Channels channels);
+  absl::Status ReadIssuers();
   absl::Status Start();
   void Stop();
   void Tick();
@@ -41,6 +44,7 @@ struct App::Impl {
   std::unique_ptr<Journal> journal;
   // Loops go after lanes: connections belong to their contexts.
   std::vector<std::unique_ptr<IoLoop>> loops;
+  std::unique_ptr<identity::Issuers> issuers;  // null: none are configured
   std::unique_ptr<Directory> directory;
   std::unique_ptr<PolicySource> policies;
   std::unique_ptr<Announcer> announcer;
@@ -54,6 +58,21 @@ struct App::Impl {
   std::atomic<bool> serving = false;
   std::atomic<bool> stopped = false;
 };
+
+absl::Status App::Impl::ReadIssuers() {
+  if (config.issuers_file.empty()) return absl::OkStatus();
+  std::ifstream file(config.issuers_file);
+  std::ostringstream yaml;
+  if (!file || !(yaml << file.rdbuf())) {
+    return MakeError(absl::StatusCode::kInvalidArgument, "BAD_ISSUERS",
+                     absl::StrCat("cannot read ", config.issuers_file));
+  }
+  TH_ASSIGN_OR_RETURN(std::vector<identity::Issuer> list, identity::ParseIssuers(yaml.str()));
+  identity::IssuersOptions options;
+  options.clock = config.clock;
+  issuers = std::make_unique<identity::Issuers>(std::move(list), std::move(options));
+  return issuers->Start();
+}
 
 absl::Status App::Impl::Create(Channels channels) {
   if (config.proxy_from_environment) ApplyProxyEnvironment(&config.upstream);
@@ -74,9 +93,10 @@ absl::Status App::Impl::Create(Channels channels) {
                          : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   for (int i = 0; i < threads; ++i) loops.push_back(std::make_unique<IoLoop>(config.clock));
 
+  TH_RETURN_IF_ERROR(ReadIssuers());
   announcer = std::make_unique<Announcer>(channels.ledger, journal.get(), boot_id);
   directory = std::make_unique<Directory>(
-      channels.vault, channels.ledger, journal->edge_id(), loops, config.directory,
+      channels.vault, channels.ledger, journal->edge_id(), loops, config.directory, issuers.get(),
       [this](bool snapshot, const std::vector<ledger::v1::Epoch>& epochs) {
         announcer->OnEpochs(snapshot, epochs);
       },
@@ -181,6 +201,7 @@ void App::Impl::Stop() {
     server->Drain(absl::ZeroDuration());
   }
   directory->Stop();
+  if (issuers != nullptr) issuers->Stop();
   policies->Stop();
   announcer->Stop();
   settler->Stop();

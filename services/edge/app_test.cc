@@ -4,10 +4,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "libs/base/error.h"
+#include "libs/identity/identity_testing.h"
 #include "libs/testing/fake_clock.h"
 #include "services/edge/edge_testing.h"
 
@@ -827,6 +830,59 @@ TEST_F(AppTest, StopLetsARunningStreamEnd) {
   EXPECT_THAT(answer.body, HasSubstr("[DONE]"));
   stopping.join();
   EXPECT_THAT(services_.WaitEntries(2), SizeIs(2));
+}
+
+// Tokens of identity providers -------------------------------------------------------------------
+class IdentityTest : public AppTest {
+ protected:
+  IdentityTest() {
+    std::ofstream(dir_.File("keys.json")) << R"({"keys":[)" << signer_.Jwk() << "]}";
+    config_.issuers_file = dir_.File("issuers.yaml");
+    std::ofstream(config_.issuers_file)
+        << "- {issuer: https://login.acme.example, audience: tollhouse, account: 'acme/{team}/{sub}',\n"
+        << "   key_set_file: " << dir_.File("keys.json") << "}\n";
+  }
+
+  std::string Token(std::string_view user, absl::Duration life = absl::Minutes(5)) {
+    return signer_.Sign(absl::StrCat(
+        R"({"iss":"https://login.acme.example","aud":"tollhouse","team":"payments","sub":")",
+        std::string(user), R"(","exp":)", absl::ToUnixSeconds(absl::Now() + life), "}"));
+  }
+
+  const identity::TestSigner signer_{"ES256", "k1"};
+};
+
+TEST_F(IdentityTest, TokenIsChargedToItsAccountAndNeverForwarded) {
+  services_.SetAccount([](ledger::v1::ResolveAccountResponse* account) {
+    account->mutable_chain(account->chain_size() - 1)->set_path("acme/payments/sarah");
+  });
+  Start();
+  key_ = Token("sarah");
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(Call(Request(Chat())).status, 200);
+  const std::vector<Entry> entries = services_.WaitEntries(3);
+  EXPECT_EQ(entries[0].account_path(), "acme/payments/sarah");
+  EXPECT_THAT(provider_.requests()[0].head, Not(HasSubstr(key_)));
+}
+
+TEST_F(IdentityTest, TokensThatDoNotCountAre401AndUnknownAccounts403) {
+  Start();
+  key_ = Token("sarah", absl::Minutes(-5));
+  Wire::Message answer = Call(Request(Chat()));
+  EXPECT_EQ(answer.status, 401);
+  EXPECT_THAT(answer.body, HasSubstr("expired"));
+  key_ = identity::TestSigner("ES256", "k1").Sign(R"({"iss":"https://login.acme.example"})");
+  EXPECT_EQ(Call(Request(Chat())).status, 401);
+  key_ = Token("nobody");
+  answer = Call(Request(Chat()));
+  EXPECT_EQ(answer.status, 403);
+  EXPECT_THAT(answer.body, HasSubstr("does not exist"));
+  EXPECT_THAT(provider_.requests(), SizeIs(0));
+}
+
+TEST_F(IdentityTest, BrokenIssuersFileStopsTheStart) {
+  std::ofstream(config_.issuers_file) << "- {issuer: a}\n";
+  const auto app = App::Create(config_, services_.channels());
+  EXPECT_EQ(ReasonOf(app.status()), "BAD_ISSUERS");
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include "libs/base/strings.h"
 #include "libs/crypto/digest.h"
 #include "libs/crypto/virtual_key.h"
+#include "libs/identity/token.h"
 #include "libs/rpc/watch_client.h"
 #include "services/edge/unary_call.h"
 #include "tollhouse/ledger/v1/ledger.grpc.pb.h"
@@ -23,7 +24,11 @@ namespace tollhouse::edge {
 namespace {
 
 using PrincipalOr = absl::StatusOr<std::shared_ptr<const Principal>>;
+using AccountOr = absl::StatusOr<ledger::v1::ResolveAccountResponse>;
 using CredentialOr = absl::StatusOr<std::shared_ptr<const Credential>>;
+
+// Marks names of accounts among those of keys.
+constexpr std::string_view kAccountPrefix = "account:";
 
 absl::Time TimeOf(const google::protobuf::Timestamp& at) {
   return absl::FromUnixSeconds(at.seconds()) + absl::Nanoseconds(at.nanos());
@@ -31,6 +36,11 @@ absl::Time TimeOf(const google::protobuf::Timestamp& at) {
 
 absl::Status BadKey() {
   return MakeError(absl::StatusCode::kUnauthenticated, "BAD_KEY", "the API key is not valid");
+}
+
+absl::Status NoAccount() {
+  return MakeError(absl::StatusCode::kPermissionDenied, "NO_ACCOUNT",
+                   "the token is valid, but the account it stands for does not exist here");
 }
 
 absl::Status Unreachable(std::string_view reason, std::string_view who) {
@@ -102,11 +112,12 @@ struct Directory::Impl {
 
   Impl(std::shared_ptr<grpc::ChannelInterface> vault_channel,
        std::shared_ptr<grpc::ChannelInterface> ledger_channel, std::string edge,
-       const DirectoryOptions& o, OnEpochs e, const Clock* c)
+       const DirectoryOptions& o, identity::Issuers* i, OnEpochs e, const Clock* c)
       : vault(vault::v1::VaultService::NewStub(vault_channel)),
         ledger(ledger::v1::LedgerService::NewStub(ledger_channel)),
         edge_id(std::move(edge)),
         options(o),
+        issuers(i),
         on_epochs(std::move(e)),
         clock(c),
         vault_watch(
@@ -197,7 +208,42 @@ struct Directory::Impl {
     return absl::OkStatus();
   }
 
-  Task<PrincipalOr> LookUp(IoLoop& loop, std::string id) {
+  Task<AccountOr> Resolve(IoLoop& loop, ledger::v1::ResolveAccountRequest request) {
+    auto account = co_await CallUnary<ledger::v1::ResolveAccountResponse>(
+        loop, calls, options.lookup_timeout, std::move(request),
+        [this](auto... args) { ledger->async()->ResolveAccount(args...); });
+    if (account.ok() && account->chain_size() > 0) co_return account;
+    if (account.ok() || absl::IsNotFound(account.status())) co_return NoAccount();
+    co_return Unreachable("LEDGER_UNAVAILABLE", "ledger");
+  }
+
+  Task<PrincipalOr> ResolveKey(IoLoop& loop, std::string id) {
+    vault::v1::LookupKeysRequest request;
+    request.add_key_ids(id);
+    auto found = co_await CallUnary<vault::v1::LookupKeysResponse>(
+        loop, calls, options.lookup_timeout, std::move(request),
+        [this](auto... args) { vault->async()->LookupKeys(args...); });
+    if (!found.ok()) co_return Unreachable("VAULT_UNAVAILABLE", "key vault");
+    if (found->keys_size() == 0) co_return BadKey();
+    ledger::v1::ResolveAccountRequest resolve;
+    resolve.set_account_id(found->keys(0).account_id());
+    auto account = co_await Resolve(loop, std::move(resolve));
+    if (account.ok()) co_return MakePrincipal(found->keys(0), *account);
+    if (absl::IsPermissionDenied(account.status())) co_return BadKey();
+    co_return account.status();
+  }
+
+  // Of somebody an identity provider vouches for.
+  Task<PrincipalOr> ResolvePath(IoLoop& loop, std::string path) {
+    ledger::v1::ResolveAccountRequest resolve;
+    resolve.set_path(path);
+    auto account = co_await Resolve(loop, std::move(resolve));
+    if (account.ok()) co_return MakePrincipal({}, *account);
+    co_return account.status();
+  }
+
+  // `name`: a key's id, or kAccountPrefix and an account's path.
+  Task<PrincipalOr> LookUp(IoLoop& loop, std::string name) {
     // What changes while the look-up is under way makes it worthless: once more then.
     for (int round = 0; round < 3; ++round) {
       uint64_t before;
@@ -205,38 +251,71 @@ struct Directory::Impl {
         absl::MutexLock lock(&mutex);
         before = generation;
       }
-      vault::v1::LookupKeysRequest request;
-      request.add_key_ids(id);
-      auto found = co_await CallUnary<vault::v1::LookupKeysResponse>(
-          loop, calls, options.lookup_timeout, std::move(request),
-          [this](auto... args) { vault->async()->LookupKeys(args...); });
-      if (!found.ok()) co_return Unreachable("VAULT_UNAVAILABLE", "key vault");
       PrincipalOr result = BadKey();
-      if (found->keys_size() > 0) {
-        ledger::v1::ResolveAccountRequest resolve;
-        resolve.set_account_id(found->keys(0).account_id());
-        auto account = co_await CallUnary<ledger::v1::ResolveAccountResponse>(
-            loop, calls, options.lookup_timeout, std::move(resolve),
-            [this](auto... args) { ledger->async()->ResolveAccount(args...); });
-        if (account.ok() && account->chain_size() > 0) {
-          result = MakePrincipal(found->keys(0), *account);
-        } else if (!account.ok() && !absl::IsNotFound(account.status())) {
-          co_return Unreachable("LEDGER_UNAVAILABLE", "ledger");
-        }
+      if (name.starts_with(kAccountPrefix)) {
+        result = co_await ResolvePath(loop, name.substr(kAccountPrefix.size()));
+      } else {
+        result = co_await ResolveKey(loop, name);
       }
+      if (absl::IsUnavailable(result.status())) co_return result;
       absl::MutexLock lock(&mutex);
       if (generation != before) continue;
       if (result.ok()) {
         if (principals.size() >= options.principals_max) principals.clear();
-        principals[id] = *result;
+        principals[name] = *result;
       } else {
         if (unknown.size() >= options.unknown_max) unknown.clear();
-        unknown[id] = clock->Monotonic() + options.unknown_ttl;
+        unknown[name] = clock->Monotonic() + options.unknown_ttl;
       }
       co_return result;
     }
     co_return MakeError(absl::StatusCode::kUnavailable, "KEYS_STALE",
                         "the API key's record is changing");
+  }
+
+  // What is cached of a name.
+  struct Cached {
+    std::shared_ptr<const HashKeys> keys;
+    std::shared_ptr<const Principal> principal;
+    bool unknown = false;  // looked for in vain a moment ago
+  };
+  Cached Look(std::string_view name) {
+    Cached cached;
+    absl::MutexLock lock(&mutex);
+    cached.keys = keys;
+    if (const auto it = principals.find(Absl(name)); it != principals.end()) {
+      cached.principal = it->second;
+    } else if (const auto no = unknown.find(Absl(name)); no != unknown.end()) {
+      cached.unknown = clock->Monotonic() < no->second;
+    }
+    return cached;
+  }
+
+  // The account path that a token of an identity provider stands for. Tokens are verified once.
+  absl::StatusOr<std::string> VerifyToken(const std::string& text) {
+    const std::string hash(crypto::AsBytes(crypto::Sha256(text)));
+    const absl::Time now = clock->Wall();
+    {
+      absl::MutexLock lock(&mutex);
+      if (const auto it = tokens.find(hash); it != tokens.end() && now < it->second.expires_at) {
+        return it->second.account;
+      }
+    }
+    TH_ASSIGN_OR_RETURN(const identity::Identity identity, issuers->Verify(text));
+    absl::MutexLock lock(&mutex);
+    if (tokens.size() >= options.tokens_max) tokens.clear();
+    tokens[hash] = identity;
+    return identity.account;
+  }
+
+  Task<PrincipalOr> AuthenticateToken(IoLoop& loop, std::string text) {
+    const auto account = VerifyToken(text);
+    if (!account.ok()) co_return account.status();
+    const std::string name = absl::StrCat(Absl(kAccountPrefix), *account);
+    const Cached cached = Look(name);
+    if (cached.principal != nullptr) co_return cached.principal;
+    if (cached.unknown) co_return NoAccount();
+    co_return co_await Find(loop, name);
   }
 
   Task<PrincipalOr> Find(IoLoop& loop, std::string id) {
@@ -258,6 +337,7 @@ struct Directory::Impl {
   const std::unique_ptr<ledger::v1::LedgerService::Stub> ledger;
   const std::string edge_id;
   const DirectoryOptions options;
+  identity::Issuers* const issuers;  // null: virtual keys only
   const OnEpochs on_epochs;
   const Clock* const clock;
 
@@ -267,6 +347,7 @@ struct Directory::Impl {
   absl::flat_hash_map<std::string, std::shared_ptr<const Principal>> principals
       ABSL_GUARDED_BY(mutex);
   absl::flat_hash_map<std::string, absl::Duration> unknown ABSL_GUARDED_BY(mutex);
+  absl::flat_hash_map<std::string, identity::Identity> tokens ABSL_GUARDED_BY(mutex);  // by hash
   struct CachedCredential {
     std::string origin;
     std::shared_ptr<const Credential> credential;
@@ -285,9 +366,10 @@ struct Directory::Impl {
 Directory::Directory(std::shared_ptr<grpc::ChannelInterface> vault,
                      std::shared_ptr<grpc::ChannelInterface> ledger, std::string edge_id,
                      const std::vector<std::unique_ptr<IoLoop>>& loops,
-                     const DirectoryOptions& options, OnEpochs on_epochs, const Clock* clock)
+                     const DirectoryOptions& options, identity::Issuers* issuers,
+                     OnEpochs on_epochs, const Clock* clock)
     : impl_(std::make_unique<Impl>(std::move(vault), std::move(ledger), std::move(edge_id), options,
-                                   std::move(on_epochs), clock)) {
+                                   issuers, std::move(on_epochs), clock)) {
   for (const auto& loop : loops) impl_->principal_flights[loop.get()];
 }
 
@@ -314,33 +396,25 @@ absl::Duration Directory::Staleness() const { return impl_->Staleness(); }
 Task<PrincipalOr> Directory::Authenticate(IoLoop& loop, std::string key_text) {
   Impl& impl = *impl_;
   const auto parts = crypto::ParseVirtualKey(key_text);
-  if (!parts) co_return BadKey();
+  const bool token = !parts && impl.issuers != nullptr && identity::LooksLikeToken(key_text);
+  if (!parts && !token) co_return BadKey();
   if (impl.Staleness() > impl.options.max_staleness) {
     co_return MakeError(absl::StatusCode::kUnavailable, "KEYS_STALE",
                         "the edge has lost touch with the key vault or the ledger");
   }
-  std::shared_ptr<const HashKeys> keys;
-  std::shared_ptr<const Principal> principal;
-  bool known_unknown = false;
-  {
-    absl::MutexLock lock(&impl.mutex);
-    keys = impl.keys;
-    if (const auto it = impl.principals.find(Absl(parts->id)); it != impl.principals.end()) {
-      principal = it->second;
-    } else if (const auto no = impl.unknown.find(Absl(parts->id)); no != impl.unknown.end()) {
-      known_unknown = impl.clock->Monotonic() < no->second;
-    }
-  }
-  if (keys == nullptr) co_return Unreachable("VAULT_UNAVAILABLE", "key vault");
+  if (token) co_return co_await impl.AuthenticateToken(loop, std::move(key_text));
+  const Impl::Cached cached = impl.Look(parts->id);
+  if (cached.keys == nullptr) co_return Unreachable("VAULT_UNAVAILABLE", "key vault");
+  std::shared_ptr<const Principal> principal = cached.principal;
   if (principal == nullptr) {
-    if (known_unknown || !crypto::CheckId(keys->checksum_key.view(), parts->id)) {
+    if (cached.unknown || !crypto::CheckId(cached.keys->checksum_key.view(), parts->id)) {
       co_return BadKey();
     }
     auto found = co_await impl.Find(loop, std::string(parts->id));
     if (!found.ok()) co_return found.status();
     principal = *std::move(found);
   }
-  const absl::Status checked = impl.Check(*principal, *keys, parts->secret);
+  const absl::Status checked = impl.Check(*principal, *cached.keys, parts->secret);
   crypto::Cleanse(&key_text);
   if (!checked.ok()) co_return checked;
   co_return principal;

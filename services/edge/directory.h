@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "libs/base/clock.h"
 #include "libs/crypto/secret_bytes.h"
+#include "libs/identity/issuers.h"
 #include "services/edge/net.h"
 #include "services/edge/tags.h"
 #include "tollhouse/ledger/v1/ledger.pb.h"
@@ -36,7 +37,7 @@ struct Principal {
     std::string account_path;
   };
 
-  std::string key_id;
+  std::string key_id;                // "" of a token's
   std::vector<int64_t> account_ids;  // org first, key last
   std::string account_path;          // of the key
   std::vector<Mac> macs;
@@ -67,17 +68,20 @@ struct DirectoryOptions {
   // Ids that are well-formed but unknown are remembered this long, this many.
   absl::Duration unknown_ttl = absl::Seconds(10);
   size_t unknown_max = 10'000;
+  size_t tokens_max = 50'000;  // verified tokens that are remembered
 };
 
 // Thread-safe.
 class Directory {
  public:
+  // `issuers`: whose tokens count beside virtual keys, null for nobody's; must outlive it.
   // Epochs that the ledger's watch told of; `snapshot` at each new connection.
   using OnEpochs = std::function<void(bool snapshot, const std::vector<ledger::v1::Epoch>& epochs)>;
 
   Directory(std::shared_ptr<grpc::ChannelInterface> vault,
             std::shared_ptr<grpc::ChannelInterface> ledger, std::string edge_id,
-            const std::vector<std::unique_ptr<IoLoop>>& loops, const DirectoryOptions& options, OnEpochs on_epochs, const Clock* clock);
+            const std::vector<std::unique_ptr<IoLoop>>& loops, const DirectoryOptions& options,
+            identity::Issuers* issuers, OnEpochs on_epochs, const Clock* clock);
   ~Directory();
 
   void Start();
@@ -88,8 +92,10 @@ class Directory {
   // How long ago the older of the watches was last known to be whole.
   absl::Duration Staleness() const;
 
-  // The principal of a key text. UNAUTHENTICATED (BAD_KEY, KEY_REVOKED, KEY_EXPIRED);
-  // UNAVAILABLE (KEYS_STALE, VAULT_UNAVAILABLE, LEDGER_UNAVAILABLE). `loop`: the caller's.
+  // The principal of a virtual key's text or of a token. UNAUTHENTICATED (BAD_KEY, KEY_REVOKED,
+  // KEY_EXPIRED, and those of identity::Issuers::Verify); PERMISSION_DENIED (NO_ACCOUNT) for a token
+  // without an account; UNAVAILABLE (KEYS_STALE, VAULT_UNAVAILABLE, LEDGER_UNAVAILABLE, NO_KEY_SET).
+  // `loop`: the caller's.
   Task<absl::StatusOr<std::shared_ptr<const Principal>>> Authenticate(IoLoop& loop,
                                                                       std::string key_text);
 

@@ -206,7 +206,11 @@ struct FakeServices::Impl {
                                 const ledger::v1::ResolveAccountRequest* request,
                                 ledger::v1::ResolveAccountResponse* response) override {
       absl::MutexLock lock(&impl->mutex);
-      if (request->account_id() != kKeyAccount) {
+      const auto& chain = impl->account.chain();
+      const bool known = request->by_case() == ledger::v1::ResolveAccountRequest::kPath
+                             ? !chain.empty() && chain[chain.size() - 1].path() == request->path()
+                             : request->account_id() == kKeyAccount;
+      if (!known) {
         return rpc::ToGrpc(MakeError(absl::StatusCode::kNotFound, "ACCOUNT_NOT_FOUND", "none"));
       }
       *response = impl->account;

@@ -274,6 +274,7 @@ Task<> Gateway::RefuseStatus(Call& call, const absl::Status& status) {
       co_return;
     }
     case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kPermissionDenied:
     case absl::StatusCode::kFailedPrecondition:
     case absl::StatusCode::kResourceExhausted:
     case absl::StatusCode::kOutOfRange:

@@ -219,6 +219,7 @@ absl::StatusOr<std::unique_ptr<Standalone>> Standalone::Start(const Config& conf
   edge::Config edge_config;
   edge_config.data_dir = file("edge");
   edge_config.listen = config.edge_listen;
+  edge_config.issuers_file = config.issuers_file;
   edge_config.threads = static_cast<int>(config.edge_threads);
   TH_ASSIGN_OR_RETURN(parts->edge,
                       edge::App::Create(edge_config, {.enforcer = parts->enforcer.Channel(),

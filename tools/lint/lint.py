@@ -24,6 +24,7 @@ LIB_DEPS = {
     "redis": {"base", "config", "obs", "aio"},
     "rpc": {"base", "config", "obs", "aio", "crypto", "proto"},
     "http": {"base", "config", "obs", "aio", "crypto"},
+    "identity": {"base", "obs", "http"},
     "policy": {"base", "proto"},
     "clients": {"base", "config", "obs", "aio", "crypto", "sql", "redis", "rpc", "http", "policy",
                 "proto"},
