@@ -35,7 +35,7 @@ struct Config {
 class App {
  public:
   // `ledger` reaches LedgerService; it is first used by calls and by Start.
-  // FailedPrecondition (KEK_MISSING, KEK_UNUSABLE, KEK_WRONG, SCHEMA_NEWER) says what to do.
+  // FailedPrecondition (KEK_MISSING, KEK_UNUSABLE, KEK_WRONG, SCHEMA_NEW) says what to do.
   static absl::StatusOr<std::unique_ptr<App>> Create(
       Config config, std::shared_ptr<grpc::ChannelInterface> ledger);
   ~App();

@@ -9,7 +9,7 @@
 
 namespace tollhouse::vault {
 
-// Creates the file where there is none. FailedPrecondition (SCHEMA_NEWER) if a newer program wrote it.
+// Creates the file where there is none. FailedPrecondition (SCHEMA_NEW) if a newer program wrote it.
 absl::StatusOr<std::unique_ptr<Store>> OpenSqliteStore(const std::string& path);
 
 }  // namespace tollhouse::vault

@@ -145,14 +145,17 @@ absl::StatusOr<AccountRow> SqliteStore::InsertAccount(Txn& t, const AccountRow& 
                                                       std::string_view client_request_id) {
   AccountRow row = account;
   row.created_at = t.now;
-  TH_RETURN_IF_ERROR(
-      t.c.Execute("INSERT INTO accounts (org_id, parent_id, kind, path, owner, cost_center, tags, "
+  {
+    TH_ASSIGN_OR_RETURN(
+        sql::Rows rows,
+        t.c.Query("INSERT INTO accounts (org_id, parent_id, kind, path, owner, cost_center, tags, "
                   "require_budget, client_request_id, created_at) "
-                  "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, nullif(?9, ''), ?10)",
+                  "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, nullif(?9, ''), ?10) RETURNING id",
                   row.org_id, row.parent_id, row.kind, row.path, row.owner, row.cost_center,
-                  row.tags, row.require_budget, client_request_id, ToColumn(t.now))
-          .status());
-  row.id = t.c.last_insert_id();
+                  row.tags, row.require_budget, client_request_id, ToColumn(t.now)));
+    if (rows.Next()) row.id = rows.Int(0);
+    TH_RETURN_IF_ERROR(rows.status());
+  }
   if (row.parent_id == 0) {
     row.org_id = row.id;
     TH_RETURN_IF_ERROR(t.c.Execute("UPDATE accounts SET org_id = id WHERE id = ?1", row.id).status());

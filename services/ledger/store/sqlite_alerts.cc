@@ -47,15 +47,19 @@ absl::Status SqliteStore::RecordAlerts(Txn& t, const LoadedRow& row) {
   if (budget.deleted) return absl::OkStatus();
   for (const int pct : budget.spec.soft_pct) {
     if (!ThresholdReached(row.row.spent, budget.limit(), pct)) break;  // sorted
-    TH_ASSIGN_OR_RETURN(
-        const int64_t fresh,
-        t.c.Execute("INSERT INTO alerts (budget_id, account_id, display_id, path, period, "
+    int64_t alert = 0;
+    {
+      TH_ASSIGN_OR_RETURN(
+          sql::Rows rows,
+          t.c.Query("INSERT INTO alerts (budget_id, account_id, display_id, path, period, "
                     "threshold_pct, limit_nanos, spent, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) "
-                    "ON CONFLICT DO NOTHING",
+                    "ON CONFLICT DO NOTHING RETURNING id",
                     budget.id, budget.account_id, budget.display_id(), budget.spec.path, row.period,
                     pct, budget.limit(), row.row.spent, ToColumn(t.now)));
-    if (fresh == 0) continue;
-    const int64_t alert = t.c.last_insert_id();
+      if (rows.Next()) alert = rows.Int(0);
+      TH_RETURN_IF_ERROR(rows.status());
+    }
+    if (alert == 0) continue;
     t.alerts.push_back({budget.display_id(), row.period, pct, row.row.spent.nanos()});
     TH_ASSIGN_OR_RETURN(const std::vector<AccountRow> chain, ChainOf(t.c, budget.account_id));
     for (const AccountRow& account : chain) {

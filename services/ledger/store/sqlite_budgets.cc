@@ -200,16 +200,20 @@ absl::StatusOr<BudgetDefinition> SqliteStore::UpsertBudget(Txn& t, const Account
     TH_RETURN_IF_ERROR(ForgetBudget(t, present->id));
     if (!present->is_template()) t.changes.add_deleted_budget_ids(present->id);
   }
-  TH_RETURN_IF_ERROR(
-      t.c.Execute("INSERT INTO budgets (org_id, account_id, name, window, time_zone, anchor, match, "
+  int64_t id = 0;
+  {
+    TH_ASSIGN_OR_RETURN(
+        sql::Rows rows,
+        t.c.Query("INSERT INTO budgets (org_id, account_id, name, window, time_zone, anchor, match, "
                   "for_each, template_id, limit_nanos, hard_pct, soft_pct, mode, bound, on_outage, "
                   "created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, "
-                  "?15, ?16)",
+                  "?15, ?16) RETURNING id",
                   account.org_id, account.id, spec.name, spec.window, spec.time_zone, spec.anchor,
                   spec.match, spec.for_each, template_id, spec.limit_nanos, spec.hard_pct, soft,
-                  spec.mode, spec.bound, spec.on_outage, ToColumn(t.now))
-          .status());
-  const int64_t id = t.c.last_insert_id();
+                  spec.mode, spec.bound, spec.on_outage, ToColumn(t.now)));
+    if (rows.Next()) id = rows.Int(0);
+    TH_RETURN_IF_ERROR(rows.status());
+  }
   if (present.has_value()) {
     TH_RETURN_IF_ERROR(t.c.Execute("UPDATE raises SET budget_id = ?2 WHERE budget_id = ?1 AND ended = 0",
                                    present->id, id)

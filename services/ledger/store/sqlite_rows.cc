@@ -86,13 +86,18 @@ absl::StatusOr<SqliteStore::LoadedRow*> SqliteStore::LoadRow(Txn& t, int64_t org
 absl::StatusOr<SqliteStore::LoadedRow*> SqliteStore::OpenRow(Txn& t, const BudgetDefinition& budget,
                                                              const Period& period,
                                                              NanoUsd spent_before) {
-  TH_RETURN_IF_ERROR(
-      t.c.Execute("INSERT INTO budget_rows (org_id, budget_id, period, period_start, period_end, "
+  int64_t id = 0;
+  {
+    TH_ASSIGN_OR_RETURN(
+        sql::Rows rows,
+        t.c.Query("INSERT INTO budget_rows (org_id, budget_id, period, period_start, period_end, "
                   "target, cap, overrun, avail, leased, suspense, spent) "
-                  "VALUES (?1, ?2, ?3, ?4, ?5, 0, 0, 0, 0, 0, 0, 0)",
-                  budget.org_id, budget.id, period.key, ToColumn(period.start), ToColumn(period.end))
-          .status());
-  TH_ASSIGN_OR_RETURN(LoadedRow* const row, FindRowById(t, t.c.last_insert_id()));
+                  "VALUES (?1, ?2, ?3, ?4, ?5, 0, 0, 0, 0, 0, 0, 0) RETURNING id",
+                  budget.org_id, budget.id, period.key, ToColumn(period.start), ToColumn(period.end)));
+    if (rows.Next()) id = rows.Int(0);
+    TH_RETURN_IF_ERROR(rows.status());
+  }
+  TH_ASSIGN_OR_RETURN(LoadedRow* const row, FindRowById(t, id));
   TH_ASSIGN_OR_RETURN(const int64_t sequence, WriteMovement(t, budget.org_id, Movement::kOpen));
   const BudgetRow before = row->row;
   row->row.SetTarget(budget.target());

@@ -28,7 +28,7 @@ absl::StatusOr<std::unique_ptr<SqliteStore>> SqliteStore::Open(const std::string
                                                                const Clock* clock) {
   const sql::Migration migrations[] = {{1, kSchema1}, {2, kSchema2}};
   TH_ASSIGN_OR_RETURN(std::unique_ptr<sql::Database> database,
-                      sql::Database::Open(path, migrations));
+                      sql::OpenSqlite(path, migrations));
   return std::unique_ptr<SqliteStore>(new SqliteStore(std::move(database), clock));
 }
 

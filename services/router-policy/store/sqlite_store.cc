@@ -222,7 +222,7 @@ class SqliteStore final : public Store {
 absl::StatusOr<std::unique_ptr<Store>> OpenSqliteStore(const std::string& path) {
   const sql::Migration migrations[] = {{1, kSchema1}};
   TH_ASSIGN_OR_RETURN(std::unique_ptr<sql::Database> database,
-                      sql::Database::Open(path, migrations));
+                      sql::OpenSqlite(path, migrations));
   return std::make_unique<SqliteStore>(std::move(database));
 }
 

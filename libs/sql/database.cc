@@ -1,0 +1,42 @@
+#include "libs/sql/database.h"
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "libs/base/strings.h"
+
+namespace tollhouse::sql {
+
+Array Array::Ints(std::span<const int64_t> values) {
+  Array array;
+  for (const int64_t value : values) absl::StrAppend(&array.text_, value, ",");
+  if (!values.empty()) array.text_.pop_back();
+  array.text_ += '}';
+  return array;
+}
+
+Array Array::Uuids(std::span<const std::string_view> raw) {
+  Array array;
+  for (const std::string_view bytes : raw) {
+    absl::StrAppend(&array.text_, absl::BytesToHexString(Absl(bytes)), ",");
+  }
+  if (!raw.empty()) array.text_.pop_back();
+  array.text_ += '}';
+  return array;
+}
+
+Array Array::Texts(std::span<const std::string_view> values) {
+  Array array;
+  for (const std::string_view value : values) {
+    array.text_ += '"';
+    for (const char c : value) {
+      if (c == '"' || c == '\\') array.text_ += '\\';
+      array.text_ += c;
+    }
+    array.text_ += "\",";
+  }
+  if (!values.empty()) array.text_.pop_back();
+  array.text_ += '}';
+  return array;
+}
+
+}  // namespace tollhouse::sql
