@@ -560,17 +560,8 @@ absl::StatusOr<std::map<std::string, std::string>> ParseUri(const std::string& u
 class Pool {
  public:
   static absl::StatusOr<std::unique_ptr<Pool>> Create(PostgresOptions options, bool warn) {
-    TH_ASSIGN_OR_RETURN(auto values, ParseUri(options.uri));
-    values.try_emplace("connect_timeout",
-                       absl::StrCat(std::max<int64_t>(2, absl::ToInt64Seconds(options.connect_timeout))));
-    values.try_emplace("application_name", options.application_name);
-    values.try_emplace("client_encoding", "UTF8");
-    values.try_emplace("keepalives_idle", "10");
-    values.try_emplace("keepalives_interval", "5");
-    values.try_emplace("keepalives_count", "3");
-    std::string conninfo;
-    for (const auto& [key, value] : values) absl::StrAppend(&conninfo, key, "=", Quoted(value), " ");
-    return std::unique_ptr<Pool>(new Pool(std::move(options), std::move(conninfo), warn));
+    TH_RETURN_IF_ERROR(ParseUri(options.uri).status());
+    return std::unique_ptr<Pool>(new Pool(std::move(options), warn));
   }
 
   ~Pool() {
@@ -616,11 +607,8 @@ class Pool {
   }
 
  private:
-  Pool(PostgresOptions options, std::string conninfo, bool warn)
-      : options_(std::move(options)),
-        conninfo_(std::move(conninfo)),
-        warn_(warn),
-        watchdog_([this] { Watch(); }) {}
+  Pool(PostgresOptions options, bool warn)
+      : options_(std::move(options)), warn_(warn), watchdog_([this] { Watch(); }) {}
 
   absl::StatusOr<std::unique_ptr<PgConnection>> BeginOnAny(const char* begin) {
     for (;;) {  // a connection that rested may have been cut
@@ -647,20 +635,7 @@ class Pool {
   }
 
   absl::StatusOr<std::unique_ptr<PgConnection>> Connect() {
-    std::string conninfo = conninfo_;
-    if (!options_.password_file.empty()) {
-      std::ifstream file(options_.password_file);
-      std::string password((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-      if (!file) {
-        return Unavailable("SQL_UNAVAILABLE",
-                           absl::StrCat("cannot read the database's password from ",
-                                        options_.password_file));
-      }
-      while (!password.empty() && (password.back() == '\n' || password.back() == '\r')) {
-        password.pop_back();
-      }
-      absl::StrAppend(&conninfo, "password=", Quoted(password));
-    }
+    TH_ASSIGN_OR_RETURN(const std::string conninfo, PostgresConninfo(options_));
     std::unique_ptr<PgConnection> connection;
     try {
       connection = std::make_unique<PgConnection>(
@@ -704,7 +679,10 @@ class Pool {
                     {"consequence", "a failover may lose committed transactions, and hard caps with them"},
                     {"remedy", "synchronous_standby_names and synchronous_commit = on"}});
     }
-    return absl::OkStatus();
+    if (options_.on_connect == nullptr) return absl::OkStatus();
+    TH_RETURN_IF_ERROR(connection.Begin("BEGIN"));
+    TH_RETURN_IF_ERROR(options_.on_connect(connection));
+    return connection.Commit();
   }
 
   // Breaks connections whose server does not answer.
@@ -717,7 +695,6 @@ class Pool {
   }
 
   const PostgresOptions options_;
-  const std::string conninfo_;
   std::atomic<bool> warn_;  // of a server whose COMMITs wait for no standby, once
   absl::Mutex mutex_;
   int in_use_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -794,6 +771,33 @@ std::string PostgresAddress(std::string_view uri) {
     return found == values->end() ? std::string() : found->second;
   };
   return absl::StrCat(value("host"), ":", value("port"), "/", value("dbname"));
+}
+
+absl::StatusOr<std::string> PostgresConninfo(const PostgresOptions& options) {
+  TH_ASSIGN_OR_RETURN(auto values, ParseUri(options.uri));
+  values.try_emplace("connect_timeout",
+                     absl::StrCat(std::max<int64_t>(2, absl::ToInt64Seconds(options.connect_timeout))));
+  values.try_emplace("application_name", options.application_name);
+  values.try_emplace("client_encoding", "UTF8");
+  values.try_emplace("keepalives_idle", "10");
+  values.try_emplace("keepalives_interval", "5");
+  values.try_emplace("keepalives_count", "3");
+  if (!options.password_file.empty()) {
+    std::ifstream file(options.password_file);
+    std::string password((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+    if (!file) {
+      return Unavailable(
+          "SQL_UNAVAILABLE",
+          absl::StrCat("cannot read the database's password from ", options.password_file));
+    }
+    while (!password.empty() && (password.back() == '\n' || password.back() == '\r')) {
+      password.pop_back();
+    }
+    values["password"] = std::move(password);
+  }
+  std::string conninfo;
+  for (const auto& [key, value] : values) absl::StrAppend(&conninfo, key, "=", Quoted(value), " ");
+  return conninfo;
 }
 
 absl::StatusOr<std::unique_ptr<Database>> OpenPostgres(PostgresOptions options,

@@ -1,6 +1,7 @@
 // PostgreSQL behind database.h, over libpqxx.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -26,6 +27,9 @@ struct PostgresOptions {
   std::string application_name = "tollhouse";
   Isolation isolation = Isolation::kSerializable;
   int connections = 8;  // at most; made as they are needed, kept for an hour at most
+  // Run in a transaction of its own on each new connection, before anything else. Its error, which the
+  // transaction that wanted to connect gets, makes the connection unusable.
+  std::function<absl::Status(Connection&)> on_connect;
   // How long a transaction waits for one of them (SQL_BUSY).
   absl::Duration acquire_timeout = absl::Seconds(10);
   absl::Duration connect_timeout = absl::Seconds(5);
@@ -51,6 +55,10 @@ absl::StatusOr<std::unique_ptr<Database>> OpenPostgres(PostgresOptions options,
 // Brings the schema up to date, under an advisory lock: safe to repeat, and by two at once. SCHEMA_NEW
 // as above. Not limited by statement_timeout.
 absl::Status MigratePostgres(const PostgresOptions& options, std::span<const Migration> migrations);
+
+// What libpq connects with: the URI's settings, defaults for what it leaves out, and the password, which
+// is read now. Not for logs.
+absl::StatusOr<std::string> PostgresConninfo(const PostgresOptions& options);
 
 // The address without user, password and options, for logs: "host:port/name".
 std::string PostgresAddress(std::string_view uri);

@@ -324,6 +324,23 @@ TEST_F(PostgresTest, PasswordsComeFromAFileAndAppearNowhere) {
   EXPECT_THAT(wrong.ToString(), Not(HasSubstr("s3cret")));
 }
 
+TEST_F(PostgresTest, EachConnectionIsCheckedBeforeItsFirstUse) {
+  bool fits = true;
+  int checks = 0;
+  const auto db = Open({.uri = postgres_.uri(), .on_connect = [&](Connection& c) -> absl::Status {
+                          ++checks;
+                          TH_RETURN_IF_ERROR(c.Query("SELECT 1 FROM t").status());
+                          return fits ? absl::OkStatus() : absl::AbortedError("another timeline");
+                        }});
+  EXPECT_TRUE(Insert(*db, 1).ok());
+  EXPECT_EQ(checks, 1);
+  fits = false;
+  EXPECT_TRUE(Insert(*db, 2).ok());
+  const absl::Status outer = db->Write([&](Connection&) { return Insert(*db, 3); });
+  EXPECT_EQ(outer.code(), absl::StatusCode::kAborted) << outer;
+  EXPECT_EQ(Count(), "2");
+}
+
 TEST_F(PostgresTest, TheUrisOptionsReachTheServer) {
   const std::string joint = postgres_.uri().find('?') == std::string::npos ? "?" : "&";
   // The test's server has no TLS.
