@@ -1,10 +1,9 @@
 #include "libs/rpc/access.h"
 
-#include <algorithm>
-
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "libs/base/error.h"
 #include "libs/base/strings.h"
 
@@ -73,9 +72,9 @@ absl::Status CheckAccess(std::string_view method, const std::vector<std::string>
                      absl::StrCat("the caller's certificate names no service of Tollhouse (",
                                   absl::StrJoin(identities, ", "), ")"));
   }
-  const size_t slash = method.rfind('/');
-  const std::string_view service = method.substr(0, slash).substr(method.empty() ? 0 : 1);
-  const std::string_view name = slash == std::string_view::npos ? "" : method.substr(slash + 1);
+  const std::vector<absl::string_view> parts = absl::StrSplit(Absl(method), '/');  // "", service, name
+  const std::string_view service = parts.size() == 3 ? Std(parts[1]) : "";
+  const std::string_view name = parts.size() == 3 ? Std(parts[2]) : "";
   std::vector<std::string_view> allowed;
   for (const Row& row : kRows) {
     if (row.service != service || (!row.method.empty() && row.method != name)) continue;

@@ -31,8 +31,14 @@ void LogOfGrpc(gpr_log_func_args* args) {
   if (args->severity != GPR_LOG_SEVERITY_ERROR) return;
   // A server that has one certificate for all names says so of every other name.
   if (absl::StrContains(args->message, "No match found for server name")) return;
-  const bool handshake = absl::StrContains(args->file, "ssl_transport_security");
-  obs::Warning(handshake ? "tls_handshake_failed" : "grpc_error", {{"message", args->message}});
+  if (!absl::StrContains(args->file, "ssl_transport_security")) {
+    obs::Warning("grpc_error", {{"message", args->message}});
+    return;
+  }
+  const bool refused = absl::StrContains(args->message, "certificate verify failed");
+  obs::Warning("tls_handshake_failed",
+               {{"message", args->message},
+                {"hint", refused ? "the other end's certificate has expired or is of another authority" : ""}});
 }
 
 void IgnoreGrpc(gpr_log_func_args*) {}

@@ -14,6 +14,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "libs/base/clock.h"
+#include "libs/obs/log.h"
 
 namespace tollhouse::rpc {
 
@@ -111,7 +112,7 @@ class WatchClient {
       if (write) this->StartWrite(&request);
     }
 
-    void OnDone(const grpc::Status&) override { client->Disconnected(this); }
+    void OnDone(const grpc::Status& status) override { client->Disconnected(this, status); }
 
     void PrepareAcknowledgement() ABSL_EXCLUSIVE_LOCKS_REQUIRED(client->mutex_) {
       request.Clear();
@@ -134,12 +135,17 @@ class WatchClient {
     call_->Begin();
   }
 
-  void Disconnected(Call* call) {
+  void Disconnected(Call* call, const grpc::Status& status) {
     absl::MutexLock lock(&mutex_);
     delete call;
     call_ = nullptr;
     if (std::exchange(connected_, false)) disconnected_since_ = clock_->Monotonic();
     if (stopping_) return;
+    if (backoff_ == kFirstBackoff) {  // once until it is whole again
+      obs::Warning("watch_broken", {{"subscriber", subscriber_},
+                                    {"code", static_cast<int>(status.error_code())},
+                                    {"message", status.error_message()}});
+    }
     alarm_pending_ = true;
     alarm_.Set(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(backoff_),
                [this](bool) {

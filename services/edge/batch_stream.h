@@ -32,6 +32,7 @@ class BatchStream {
     // Puts what waits into the empty `request`; `first` on a stream. False: nothing waits.
     std::function<bool(bool first, Request* request)> fill;
     std::function<void(Response& response)> received;
+    // A stream ended; not told again until one has brought something.
     std::function<void(const grpc::Status& status)> broken;
   };
 
@@ -56,6 +57,13 @@ class BatchStream {
       call = call_;
     }
     call->WriteMore();
+  }
+
+  // Leaves a stream that has brought nothing since then: its other end hangs. The next one may end
+  // elsewhere.
+  void LeaveIfSilentSince(std::chrono::steady_clock::time_point since) {
+    absl::MutexLock lock(&mutex_);
+    if (call_ != nullptr && call_->last_read < since) call_->context.TryCancel();
   }
 
   // Ends the stream and waits for the last callback. Idempotent. Not from within a hook.
@@ -111,6 +119,7 @@ class BatchStream {
         {
           absl::MutexLock lock(&stream->mutex_);
           stream->backoff_ = kFirstBackoff;
+          last_read = std::chrono::steady_clock::now();
         }
         stream->hooks_.received(response);
         response.Clear();
@@ -138,6 +147,7 @@ class BatchStream {
     Response response;
     bool first = true;  // of whoever owns the right to write
     // Guarded by stream->mutex_.
+    std::chrono::steady_clock::time_point last_read = std::chrono::steady_clock::now();
     bool writing = true;
     bool kicked = false;
     bool dead = false;
@@ -162,8 +172,13 @@ class BatchStream {
   }
 
   void Disconnected(const grpc::Status& status) {
-    hooks_.broken(status);
     std::shared_ptr<Call> ended;
+    bool first = false;
+    {
+      absl::MutexLock lock(&mutex_);
+      first = backoff_ == kFirstBackoff;
+    }
+    if (first) hooks_.broken(status);
     {
       absl::MutexLock lock(&mutex_);
       ended = std::move(call_);

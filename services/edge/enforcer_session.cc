@@ -1,6 +1,7 @@
 #include "services/edge/enforcer_session.h"
 
 #include <boost/asio/post.hpp>
+#include <chrono>
 #include <map>
 #include <utility>
 #include <vector>
@@ -195,6 +196,7 @@ void EnforcerSession::Stop() {
 Task<absl::StatusOr<OperationResult>> EnforcerSession::Reserve(enforcer::v1::Reserve reserve,
                                                                absl::Duration timeout) {
   Impl& impl = *impl_;
+  const auto begin = std::chrono::steady_clock::now();
   Waiter waiter(impl.loop.context());
   waiter.timer.expires_after(absl::ToChronoNanoseconds(timeout));
   Operation operation;
@@ -207,6 +209,7 @@ Task<absl::StatusOr<OperationResult>> EnforcerSession::Reserve(enforcer::v1::Res
     const auto it = impl.pending.find(sequence);
     if (it != impl.pending.end()) it->second.waiter = nullptr;
   }
+  impl.stream.LeaveIfSilentSince(begin);
   co_return MakeError(absl::StatusCode::kUnavailable, "ENFORCER_UNAVAILABLE",
                       "the budget enforcer did not answer in time");
 }
