@@ -33,6 +33,8 @@ void RegisterOptions(Config* c, config::Options* o) {
   o->Add("lookup-timeout", &c->directory.lookup_timeout, "of a key or account that is not cached");
   o->Add("cached-keys-max", &c->directory.principals_max, "keys with their accounts");
   o->Add("unknown-key-time", &c->directory.unknown_ttl, "how long an unknown key is remembered");
+  o->Add("issuers-file", &c->issuers_file, "YAML list of identity providers whose tokens count beside virtual keys");
+  o->Add("cached-tokens-max", &c->directory.tokens_max, "verified tokens of identity providers that are remembered");
   o->Add("unknown-keys-max", &c->directory.unknown_max, "how many are");
 
   o->Add("provider-connect-time", &c->upstream.connect_time, "name, TCP, proxy and TLS together");
