@@ -1,30 +1,18 @@
 """Fixtures: a stack per module, a tenant per test, one seed per run."""
 
-import os
-import random
-import resource
-
 import pytest
 
+import seeds
 import stack as stacks
-
-SEED = int(os.environ.get("TOLLHOUSE_TEST_SEED") or random.SystemRandom().randrange(2**32))
+from seeds import rng  # noqa: F401 a fixture
 
 
 def pytest_configure(config):
-    # A thousand callers are two thousand sockets: one end here, one in tollhoused.
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    seeds.allow_many_sockets()
 
 
 def pytest_report_header(config):
-    return "seed %d (replay with --seed)%s" % (SEED, ", long" if stacks.LONG else "")
-
-
-@pytest.fixture
-def rng(request):
-    """Random numbers that depend on the printed seed and the test's name only."""
-    return random.Random("%d %s" % (SEED, request.node.nodeid))
+    return seeds.report_header()
 
 
 @pytest.fixture(scope="module")

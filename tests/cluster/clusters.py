@@ -1,0 +1,56 @@
+"""A cluster of tools/cluster with the simulated provider behind it; what tests ask of tollhoused, they
+may ask of it too (tests/e2e/stack.py)."""
+
+import os
+import pathlib
+
+from clusterlib.cluster import Cluster
+from stack import SimProvider, Stack, Tollctl
+
+ONE_OF_EACH = {"edges": 1, "enforcers": 1, "ledgers": 1}
+TWO_OF_EACH = ONE_OF_EACH
+
+
+class ClusterStack(Stack):
+    alive = []
+
+    def __init__(self, directory, **options):
+        self.directory = pathlib.Path(directory)
+        self.directory.mkdir(exist_ok=True)
+        self.sim = SimProvider(self.directory)
+        self.cluster = Cluster(self.directory / "c")
+        self.options = options
+        self.names = 0
+
+    def start(self):
+        self.alive.append(self)
+        self.sim.start()
+        self.cluster.up(owner=os.getpid(), **self.options)
+        self.add_provider("sim", "openai", self.sim.url + "/v1")
+        self.add_provider("simant", "anthropic", self.sim.url)
+        return self
+
+    def stop(self):
+        self.cluster.down()
+        self.sim.stop()
+        self.alive.remove(self)
+
+    @property
+    def ctl(self):
+        tollctl = Tollctl(self.cluster.env["TOLLHOUSE_SERVER"], self.cluster.token_file)
+        tollctl.env.update(self.cluster.env)
+        return tollctl
+
+    @property
+    def edges(self):
+        return self.cluster.edges
+
+    @property
+    def edge(self):
+        return self.edges[0]
+
+    def log_ends(self, lines=15):
+        yield "simprovider", self.sim.tail(lines)
+        for name in self.cluster.names():
+            text = self.cluster.log(name).read_text(errors="replace")
+            yield name, "\n".join(text.splitlines()[-lines:])
