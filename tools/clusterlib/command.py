@@ -31,6 +31,12 @@ def parse(argv):
     up = add("up", "start everything; returns when all are ready")
     for what, count in (("edges", 1), ("enforcers", 1), ("ledgers", 1)):
         up.add_argument("--" + what, type=int, default=count, metavar="N")
+    up.add_argument("--redis", choices=("single", "replica", "cluster", "none"), default="single",
+                    help="none: holds in the enforcer's memory")
+    up.add_argument("--postgres", choices=("single", "standby", "none"), default="single",
+                    help="standby: a synchronous one besides; none: SQLite")
+    up.add_argument("--gates", action="store_true",
+                    help="put a gate between every two processes; see the command gate")
     up.add_argument("--owner", type=int, metavar="PID", help="end it all when that process ends")
     add("down", "end every process")
     add("kill", "SIGKILL", "+")
@@ -38,6 +44,11 @@ def parse(argv):
     add("start", "start again on the same address", "+")
     add("pause", "SIGSTOP", "+")
     add("resume", "SIGCONT", "+")
+    add("promote", "make a primary of a replica (redis-1) or a standby (postgres-standby)", "+")
+    gate = add("gate", "what a gate does to the bytes between two processes")
+    gate.add_argument("gate", metavar="GATE", help="such as 'edge-0>ledger-0'")
+    gate.add_argument("mode", choices=("open", "delay", "hold", "deaf", "cut"))
+    gate.add_argument("--ms", type=int, default=100, help="of delay (default 100)")
     add("status", "every process and whether it is ready")
     add("env", "NAME=VALUE lines for tollctl")
     logs = add("logs", "the end of a process's log", "+")
@@ -57,12 +68,15 @@ def run(options):
     elif options.command == "env":
         for item in cluster.env.items():
             print("%s=%s" % item)
+    elif options.command == "gate":
+        cluster.gate(options.gate, options.mode, options.ms)
     elif options.command == "logs":
         for name in options.names:
             print("\n".join(cluster.log(name).read_text(errors="replace").splitlines()[-options.n:]))
     elif options.command == "up":
         with cluster.locked():
-            cluster.up(options.edges, options.enforcers, options.ledgers, options.owner)
+            cluster.up(options.edges, options.enforcers, options.ledgers, options.redis,
+                       options.postgres, options.gates, owner=options.owner)
         print("up: %s\n%s has addresses and pids" % (", ".join(cluster.edges), cluster.file))
     elif options.command == "down":
         with cluster.locked():

@@ -127,19 +127,19 @@ class Postgres:
 
     # --- before the first start
 
-    def create(self, password=None, fsync=False, settings=None):
+    def create(self, password=None, fsync=False, settings=None, port=None):
         """The directory and a cluster in it, of the superuser `tollhouse`. Without fsync it survives
         kill() but no crash of the machine; with it, the start after a kill takes seconds."""
         os.makedirs(self.directory, mode=0o711, exist_ok=True)
         _let_through(self.data)
         _own(self.directory)
         _run(["/bin/cp", "-r", _initialized_data(), self.data])
-        self._write("port", str(free_port()))
+        self._write("port", str(port or free_port()))
         self._configure({**SETTINGS, "fsync": "on" if fsync else "off", **(settings or {})})
         if password is not None:
             self._set_password(password)
 
-    def create_standby(self, primary, name="standby"):
+    def create_standby(self, primary, name="standby", port=None):
         """A standby of the running `primary`, with its password. See follow_synchronously()."""
         os.makedirs(self.directory, mode=0o711, exist_ok=True)
         _let_through(self.data)
@@ -147,7 +147,7 @@ class Postgres:
         _run([f"{BINARIES}/pg_basebackup", "--pgdata", self.data, "--checkpoint", "fast",
               "--no-sync", "--dbname", f"{primary.uri('postgres')}?application_name={name}"],
              env=primary.environment())
-        self._write("port", str(free_port()))
+        self._write("port", str(port or free_port()))
         conninfo = f"host=127.0.0.1 port={primary.port} user={USER} application_name={name}"
         password = primary.password()
         if password is not None:

@@ -4,6 +4,7 @@ Processes outlive the script that starts them; everything about them rests in a 
 JSON: {"argv", "env", "log", "pid", "born"}.
 """
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -58,6 +59,26 @@ def adopt(record, pid):
 def send(record, number):
     if state_of(record) != "dead":
         os.kill(record["pid"], number)
+
+
+def send_all(record, number):
+    """To the process and those it made."""
+    if state_of(record) == "dead":
+        return
+    for pid in [record["pid"], *_children(record["pid"])]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _children(parent):
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+                if int(fields[1]) == parent:
+                    found.append(int(entry.name))
+    return found
 
 
 def reap(record, timeout):
