@@ -7,8 +7,8 @@ import pathlib
 from clusterlib.cluster import Cluster
 from stack import SimProvider, Stack, Tollctl
 
-ONE_OF_EACH = {"edges": 1, "enforcers": 1, "ledgers": 1}
-TWO_OF_EACH = ONE_OF_EACH
+ONE_OF_EACH = {"redis_mode": "none", "postgres_mode": "none"}
+TWO_OF_EACH = {"edges": 2, **ONE_OF_EACH}
 
 
 class ClusterStack(Stack):
@@ -19,7 +19,7 @@ class ClusterStack(Stack):
         self.directory.mkdir(exist_ok=True)
         self.sim = SimProvider(self.directory)
         self.cluster = Cluster(self.directory / "c")
-        self.options = options
+        self.options = {**ONE_OF_EACH, **options}
         self.names = 0
 
     def start(self):

@@ -69,14 +69,6 @@ def test_another_services_certificate_is_refused(stack, tmp_path):
     assert "is for spiffe://tollhouse/router, this program needs spiffe://tollhouse/edge" in done.stderr
 
 
-def test_the_vault_tells_its_secrets_to_edges_only(stack):
-    """A router's certificate is good, and still may not read what only edges may."""
-    certificates = stack.cluster.certificates
-    answer = subprocess.run(
-        [BIN / "tollhouse-call", "--version"], capture_output=True, check=False) if False else None
-    del certificates, answer
-
-
 def test_the_admin_port_wants_the_token_and_shows_its_certificate(stack, tmp_path):
     wrong = tmp_path / "token"
     wrong.write_text("toll-admin-" + "0" * 64)

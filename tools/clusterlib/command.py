@@ -31,9 +31,9 @@ def parse(argv):
     up = add("up", "start everything; returns when all are ready")
     for what, count in (("edges", 1), ("enforcers", 1), ("ledgers", 1)):
         up.add_argument("--" + what, type=int, default=count, metavar="N")
-    up.add_argument("--redis", choices=("single", "replica", "cluster", "none"), default="single",
+    up.add_argument("--redis", choices=("single", "replica", "cluster", "none"), default="none",
                     help="none: holds in the enforcer's memory")
-    up.add_argument("--postgres", choices=("single", "standby", "none"), default="single",
+    up.add_argument("--postgres", choices=("single", "standby", "none"), default="none",
                     help="standby: a synchronous one besides; none: SQLite")
     up.add_argument("--gates", action="store_true",
                     help="put a gate between every two processes; see the command gate")
