@@ -51,6 +51,7 @@ struct App::Impl {
   std::vector<std::unique_ptr<Lane>> lanes;
   std::unique_ptr<Settler> settler;
   std::unique_ptr<Gateway> gateway;
+  std::unique_ptr<ServerTls> tls;  // null: plain HTTP
   std::unique_ptr<HttpServer> server;
 
   int64_t ticks = 0;
@@ -128,8 +129,12 @@ absl::Status App::Impl::Create(Channels channels) {
     lanes.push_back(std::move(lane));
   }
   loops[0]->deadlines().OnTick([this] { Tick(); });
+  if (!config.tls_certificate_file.empty()) {
+    TH_ASSIGN_OR_RETURN(
+        tls, ServerTls::Load(config.tls_certificate_file, config.tls_key_file, config.clock));
+  }
   TH_ASSIGN_OR_RETURN(server,
-                      HttpServer::Listen(config.listen, config.http, loops, gateway.get()));
+                      HttpServer::Listen(config.listen, config.http, loops, gateway.get(), tls.get()));
   return absl::OkStatus();
 }
 
@@ -220,7 +225,9 @@ absl::StatusOr<std::unique_ptr<App>> App::Create(const Config& config, Channels 
 
 absl::Status App::Start() { return impl_->Start(); }
 void App::Stop() { impl_->Stop(); }
-std::string App::url() const { return "http://" + impl_->server->address(); }
+std::string App::url() const {
+  return absl::StrCat(impl_->tls == nullptr ? "http://" : "https://", impl_->server->address());
+}
 const std::string& App::edge_id() const { return impl_->journal->edge_id(); }
 
 std::string App::NotReady() const {

@@ -18,6 +18,8 @@ struct Config {
   std::string data_dir;                   // the journal lives in data_dir/journal
   std::string listen = "127.0.0.1:8080";  // port 0: any free one
   int threads = 0;                        // IO threads; 0: one per processor
+  std::string tls_certificate_file;       // with its chain, PEM; "": plain HTTP
+  std::string tls_key_file;
   std::string issuers_file;               // identity providers (libs/identity/issuers.h); "": none
   const Clock* clock = Clock::System();
 

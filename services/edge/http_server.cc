@@ -8,7 +8,10 @@
 #include <array>
 #include <cstring>
 #include <exception>
+#include <tuple>
+#include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "libs/base/error.h"
@@ -76,13 +79,17 @@ struct HttpServer::Shared : std::enable_shared_from_this<HttpServer::Shared> {
     boost::intrusive::list<Drainable, boost::intrusive::constant_time_size<false>> connections;
   };
 
-  Shared(const HttpLimits& l, RequestHandler* h) : limits(l), handler(h) {}
+  Shared(const HttpLimits& l, RequestHandler* h, ServerTls* t) : limits(l), handler(h), tls(t) {}
 
   void Accept();
-  void Serve(PerLoop& per_loop, Socket socket);
+  void Serve(PerLoop& per_loop, Socket socket, std::string peer);
+  // Counts a connection, unless there are too many.
+  bool Admit(const std::string& peer);
+  void Release(const std::string& peer);
 
   const HttpLimits limits;
   RequestHandler* const handler;
+  ServerTls* const tls;  // null: plain
   std::vector<std::unique_ptr<PerLoop>> loops;
   std::optional<asio::basic_socket_acceptor<Tcp, Executor>> acceptor;  // on loops[0]
   std::optional<Timer> accept_backoff;
@@ -91,6 +98,7 @@ struct HttpServer::Shared : std::enable_shared_from_this<HttpServer::Shared> {
 
   absl::Mutex mutex;
   int64_t open ABSL_GUARDED_BY(mutex) = 0;
+  absl::flat_hash_map<std::string, int64_t> open_by_peer ABSL_GUARDED_BY(mutex);
   bool accepting ABSL_GUARDED_BY(mutex) = true;
 };
 
@@ -98,22 +106,23 @@ struct HttpServer::Shared : std::enable_shared_from_this<HttpServer::Shared> {
 class Connection final : public Exchange, public Drainable {
  public:
   Connection(std::shared_ptr<HttpServer::Shared> shared, HttpServer::Shared::PerLoop& per_loop,
-             Socket socket)
+             Socket socket, std::string peer)
       : shared_(std::move(shared)),
         limits_(shared_->limits),
         per_loop_(per_loop),
+        peer_(std::move(peer)),
         socket_(std::move(socket)),
         deadline_(per_loop.loop->deadlines(), [this] { CancelSocket(); }) {
     per_loop_.connections.push_back(*this);
   }
   ~Connection() override {
     error_code ignored;
-    socket_.close(ignored);
-    absl::MutexLock lock(&shared_->mutex);
-    --shared_->open;
+    Lowest().close(ignored);
+    shared_->Release(peer_);
   }
 
   Task<> Run() {
+    if (shared_->tls != nullptr && !co_await Handshake()) co_return;
     while (!closing_) {
       parser_.emplace();
       if (!co_await ReadHead()) break;
@@ -145,6 +154,7 @@ class Connection final : public Exchange, public Drainable {
   const RequestHead& head() const override { return parser_->head(); }
   IoLoop& loop() override { return *per_loop_.loop; }
   int loop_index() const override { return per_loop_.index; }
+  const std::string& peer() const override { return peer_; }
   bool caller_gone() const override { return gone_; }
   void Abort() override {
     answered_ = false;
@@ -175,8 +185,8 @@ class Connection final : public Exchange, public Drainable {
       body->resize(target);
       while (filled < target) {
         ArmBody(end);
-        const auto [error, n] = co_await socket_.async_read_some(
-            asio::buffer(body->data() + filled, target - filled), kAwait);
+        const auto [error, n] =
+            co_await ReadSome(asio::buffer(body->data() + filled, target - filled));
         if (error) co_return co_await ReadFailed();
         filled += n;
       }
@@ -242,9 +252,32 @@ class Connection final : public Exchange, public Drainable {
     if (in_.size() - filled_ < bytes) in_.resize(filled_ + std::max(bytes, kReadBytes));
   }
 
+  Socket& Lowest() { return tls_ ? tls_->next_layer() : *socket_; }
   void CancelSocket() {
     error_code ignored;
-    socket_.cancel(ignored);
+    Lowest().cancel(ignored);
+  }
+
+  Task<std::pair<error_code, size_t>> ReadSome(asio::mutable_buffer buffer) {
+    error_code error;
+    size_t n = 0;
+    if (tls_) {
+      std::tie(error, n) = co_await tls_->async_read_some(buffer, kAwait);
+    } else {
+      std::tie(error, n) = co_await socket_->async_read_some(buffer, kAwait);
+    }
+    co_return std::pair(error, n);
+  }
+
+  // A caller that fails it gets nothing, also no answer.
+  Task<bool> Handshake() {
+    const std::shared_ptr<asio::ssl::context> context = shared_->tls->Context();
+    tls_.emplace(*std::move(socket_), *context);
+    socket_.reset();
+    deadline_.Arm(limits_.header_time);
+    const auto [error] = co_await tls_->async_handshake(asio::ssl::stream_base::server, kAwait);
+    deadline_.Disarm();
+    co_return !error;
   }
 
   void AppendConnection() {
@@ -306,8 +339,7 @@ class Connection final : public Exchange, public Drainable {
       MakeRoom(kReadBytes / 2);
       idle_ = !started;
       const auto [error, n] =
-          co_await socket_.async_read_some(
-              asio::buffer(in_.data() + filled_, in_.size() - filled_), kAwait);
+          co_await ReadSome(asio::buffer(in_.data() + filled_, in_.size() - filled_));
       idle_ = false;
       filled_ += error ? 0 : n;
       if (error) {
@@ -372,7 +404,7 @@ class Connection final : public Exchange, public Drainable {
       chunk.resize(size + kReadBytes);
       ArmBody(end);
       const auto [read_error, got] =
-          co_await socket_.async_read_some(asio::buffer(chunk.data() + size, kReadBytes), kAwait);
+          co_await ReadSome(asio::buffer(chunk.data() + size, kReadBytes));
       chunk.resize(size + (read_error ? 0 : got));
       if (read_error) co_return co_await ReadFailed();
     }
@@ -399,13 +431,13 @@ class Connection final : public Exchange, public Drainable {
   Task<> Linger() {
     if (gone_) co_return;
     error_code error;
-    socket_.shutdown(Socket::shutdown_send, error);
+    Lowest().shutdown(Socket::shutdown_send, error);
     if (error) co_return;
     uint64_t discarded = 0;
     MakeRoom(kReadBytes / 2);
     deadline_.Arm(kLingerTime);
     while (discarded < kLingerBytes && !deadline_.expired()) {
-      const auto [read_error, n] = co_await socket_.async_read_some(asio::buffer(in_), kAwait);
+      const auto [read_error, n] = co_await ReadSome(asio::buffer(in_));
       if (read_error) break;
       discarded += n;
     }
@@ -417,7 +449,12 @@ class Connection final : public Exchange, public Drainable {
     const std::array<asio::const_buffer, 3> buffers{
         asio::buffer(first), asio::buffer(second), asio::buffer(third)};
     deadline_.Arm(limits_.write_time);
-    const auto [error, n] = co_await asio::async_write(socket_, buffers, kAwait);
+    error_code error;
+    if (tls_) {
+      std::tie(error, std::ignore) = co_await asio::async_write(*tls_, buffers, kAwait);
+    } else {
+      std::tie(error, std::ignore) = co_await asio::async_write(*socket_, buffers, kAwait);
+    }
     deadline_.Disarm();
     if (error) gone_ = closing_ = true;
     co_return !error;
@@ -426,7 +463,9 @@ class Connection final : public Exchange, public Drainable {
   const std::shared_ptr<HttpServer::Shared> shared_;
   const HttpLimits& limits_;
   HttpServer::Shared::PerLoop& per_loop_;
-  Socket socket_;
+  const std::string peer_;
+  std::optional<Socket> socket_;  // until it moves into tls_
+  std::optional<TlsStream> tls_;
   Deadline deadline_;
   std::optional<RequestParser> parser_;
   // [0, used_) belongs to the current request, [used_, filled_) has been received behind it.
@@ -444,10 +483,28 @@ class Connection final : public Exchange, public Drainable {
   bool chunked_ = false;
 };
 
-void HttpServer::Shared::Serve(PerLoop& per_loop, Socket socket) {
+bool HttpServer::Shared::Admit(const std::string& peer) {
+  absl::MutexLock lock(&mutex);
+  if (open >= limits.connections) return false;
+  int64_t& own = open_by_peer[peer];
+  if (own >= limits.connections_per_address) return false;
+  ++open;
+  ++own;
+  return true;
+}
+
+void HttpServer::Shared::Release(const std::string& peer) {
+  absl::MutexLock lock(&mutex);
+  --open;
+  const auto it = open_by_peer.find(peer);
+  if (--it->second == 0) open_by_peer.erase(it);
+}
+
+void HttpServer::Shared::Serve(PerLoop& per_loop, Socket socket, std::string peer) {
   error_code ignored;
   socket.set_option(Tcp::no_delay(true), ignored);
-  auto connection = std::make_unique<Connection>(shared_from_this(), per_loop, std::move(socket));
+  auto connection = std::make_unique<Connection>(shared_from_this(), per_loop, std::move(socket),
+                                                 std::move(peer));
   Connection& running = *connection;
   asio::co_spawn(per_loop.loop->context(), running.Run(),
                  [owned = std::move(connection)](std::exception_ptr failure) {
@@ -474,16 +531,12 @@ void HttpServer::Shared::Accept() {
           });
           return;
         }
-        bool admitted = false;
-        {
-          absl::MutexLock lock(&self->mutex);
-          admitted = self->open < self->limits.connections;
-          if (admitted) ++self->open;
-        }
-        if (admitted) {
+        const Tcp::endpoint remote = socket.remote_endpoint(error);
+        std::string peer = error ? "" : remote.address().to_string();
+        if (!error && self->Admit(peer)) {
           asio::post(target.loop->context(),
-                     [self, &target, socket = std::move(socket)]() mutable {
-                       self->Serve(target, std::move(socket));
+                     [self, &target, socket = std::move(socket), peer = std::move(peer)]() mutable {
+                       self->Serve(target, std::move(socket), std::move(peer));
                      });
         }
         self->Accept();
@@ -492,7 +545,7 @@ void HttpServer::Shared::Accept() {
 
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Listen(
     const std::string& address, const HttpLimits& limits,
-    const std::vector<std::unique_ptr<IoLoop>>& loops, RequestHandler* handler) {
+    const std::vector<std::unique_ptr<IoLoop>>& loops, RequestHandler* handler, ServerTls* tls) {
   const auto refused = [&](std::string_view why) {
     return MakeError(absl::StatusCode::kUnavailable, "CANNOT_LISTEN",
                      absl::StrCat("cannot listen on ", address, ": ", Absl(why)));
@@ -510,7 +563,7 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Listen(
   if (host.empty()) host = "0.0.0.0";
   if (host == "localhost") host = "127.0.0.1";
 
-  auto shared = std::make_shared<Shared>(limits, handler);
+  auto shared = std::make_shared<Shared>(limits, handler, tls);
   for (size_t i = 0; i < loops.size(); ++i) {
     auto per_loop = std::make_unique<Shared::PerLoop>();
     per_loop->loop = loops[i].get();

@@ -16,6 +16,7 @@
 #include "services/edge/http_message.h"
 #include "services/edge/http_parser.h"
 #include "services/edge/net.h"
+#include "services/edge/server_tls.h"
 
 namespace tollhouse::edge {
 
@@ -28,6 +29,7 @@ struct HttpLimits {
   absl::Duration idle_time = absl::Seconds(75);       // between two requests
   absl::Duration write_time = absl::Seconds(60);      // for the caller to take one write
   int64_t connections = 20'000;                       // more are closed at once
+  int64_t connections_per_address = 5'000;            // likewise, of one caller's address
 };
 
 // What went wrong before a request was complete.
@@ -50,6 +52,8 @@ class Exchange {
   virtual const RequestHead& head() const = 0;
   virtual IoLoop& loop() = 0;
   virtual int loop_index() const = 0;
+  // The caller's address, as numbers: "192.0.2.1", "2001:db8::1".
+  virtual const std::string& peer() const = 0;
 
   // Reads the whole body (telling a waiting caller to continue). Room for `padding` bytes is left
   // behind it. False: the caller left or broke a rule; a broken rule has been answered.
@@ -86,10 +90,12 @@ class HttpServer {
   struct Shared;
 
   // Listens on "host:port" (port 0: any free one) and serves on `loops`, one connection after the
-  // other in turn. The handler must outlive the server. UNAVAILABLE if it cannot listen.
+  // other in turn; over TLS unless `tls` is null. Handler and `tls` must outlive the server.
+  // UNAVAILABLE if it cannot listen.
   static absl::StatusOr<std::unique_ptr<HttpServer>> Listen(
       const std::string& address, const HttpLimits& limits,
-      const std::vector<std::unique_ptr<IoLoop>>& loops, RequestHandler* handler);
+      const std::vector<std::unique_ptr<IoLoop>>& loops, RequestHandler* handler,
+      ServerTls* tls = nullptr);
   ~HttpServer();
 
   // "127.0.0.1:8080", with the port that was bound.

@@ -3,8 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include "absl/strings/str_cat.h"
 #include "libs/base/error.h"
+#include "libs/testing/fake_clock.h"
+#include "libs/testing/temp_dir.h"
+#include "services/edge/tls_testing.h"
 #include "services/edge/wire_testing.h"
 
 namespace tollhouse::edge {
@@ -65,7 +70,7 @@ class HttpServerTest : public ::testing::Test {
  protected:
   void Start() {
     for (int i = 0; i < 2; ++i) loops_.push_back(std::make_unique<IoLoop>(Clock::System()));
-    auto server = HttpServer::Listen("127.0.0.1:0", limits_, loops_, &echo_);
+    auto server = HttpServer::Listen("127.0.0.1:0", limits_, loops_, &echo_, tls_.get());
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
     for (const auto& loop : loops_) loop->Start();
@@ -75,13 +80,13 @@ class HttpServerTest : public ::testing::Test {
     if (server_ != nullptr) server_->Drain(absl::Seconds(5));
     for (const auto& loop : loops_) loop->Stop();
   }
-  std::unique_ptr<Wire> Dial() {
-    return Wire::Dial(std::stoi(server_->address().substr(server_->address().rfind(':') + 1)));
-  }
+  int port() const { return std::stoi(server_->address().substr(server_->address().rfind(':') + 1)); }
+  std::unique_ptr<Wire> Dial() { return Wire::Dial(port()); }
 
   HttpLimits limits_;
   Echo echo_;
   std::vector<std::unique_ptr<IoLoop>> loops_;
+  std::unique_ptr<ServerTls> tls_;
   std::unique_ptr<HttpServer> server_;
 };
 
@@ -308,6 +313,85 @@ TEST_F(HttpServerTest, PortInUseIsSaid) {
   const auto second = HttpServer::Listen(server_->address(), limits_, loops_, &echo_);
   EXPECT_EQ(ReasonOf(second.status()), "CANNOT_LISTEN");
   EXPECT_THAT(std::string(second.status().message()), HasSubstr(server_->address()));
+}
+
+TEST_F(HttpServerTest, OneAddressCannotTakeAllConnections) {
+  limits_.connections_per_address = 2;
+  Start();
+  const auto first = Dial(), second = Dial();
+  for (const auto* wire : {&first, &second}) {
+    (*wire)->Send("GET /a HTTP/1.1\r\nhost: x\r\n\r\n");
+    EXPECT_EQ((*wire)->Read().status, 200);
+  }
+  EXPECT_TRUE(Dial()->WaitClosed());
+  second->Send("GET /b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+  EXPECT_EQ(second->Read().status, 200);
+  EXPECT_TRUE(second->WaitClosed());
+  const auto third = Dial();
+  third->Send("GET /c HTTP/1.1\r\nhost: x\r\n\r\n");
+  EXPECT_EQ(third->Read().status, 200);
+}
+
+class TlsServerTest : public HttpServerTest {
+ protected:
+  TlsServerTest() {
+    TestCertificate("IP:127.0.0.1").Write(certificate(), key());
+    auto tls = ServerTls::Load(certificate(), key(), &clock_);
+    EXPECT_TRUE(tls.ok()) << tls.status();
+    tls_ = *std::move(tls);
+  }
+  std::string certificate() const { return dir_.File("edge.pem"); }
+  std::string key() const { return dir_.File("edge.key"); }
+  std::string Call(const std::string& ca_file, std::string_view protocols = "") {
+    return CallOverTls(port(), ca_file,
+                       "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello", "hello",
+                       protocols);
+  }
+
+  testing::TempDir dir_;
+  testing::FakeClock clock_;
+};
+
+TEST_F(TlsServerTest, ServesHttp11OverTls) {
+  Start();
+  EXPECT_THAT(Call(certificate()), HasSubstr("POST /echo hello"));
+  EXPECT_THAT(Call(certificate(), "\x02h2\x08http/1.1"), HasSubstr("POST /echo hello"));
+  EXPECT_EQ(Call(certificate(), "\x02h2"), "");
+}
+
+TEST_F(TlsServerTest, PlainAndSilentCallersAreLeft) {
+  limits_.header_time = absl::Milliseconds(200);
+  Start();
+  const auto plain = Dial();
+  plain->Send("GET / HTTP/1.1\r\nhost: x\r\n\r\n");
+  EXPECT_TRUE(plain->WaitClosed());
+  const auto silent = Dial();
+  EXPECT_TRUE(silent->WaitClosed());
+  EXPECT_EQ(echo_.handled, 0);
+  EXPECT_THAT(Call(certificate()), HasSubstr("hello"));
+}
+
+TEST_F(TlsServerTest, NewFilesAreTakenUpAndBrokenOnesAreNot) {
+  Start();
+  const std::string before = dir_.File("before.pem");
+  std::filesystem::copy_file(certificate(), before);
+  const TestCertificate fresh("IP:127.0.0.1");
+  fresh.Write(certificate(), "");  // the key does not belong to it yet
+  clock_.Advance(absl::Seconds(2));
+  EXPECT_THAT(Call(before), HasSubstr("hello"));
+  fresh.Write("", key());
+  clock_.Advance(absl::Seconds(2));
+  EXPECT_THAT(Call(certificate()), HasSubstr("hello"));
+  EXPECT_EQ(Call(before), "");
+}
+
+TEST_F(TlsServerTest, UnusableFilesAreNamed) {
+  const auto missing = ServerTls::Load(dir_.File("none"), key(), &clock_);
+  EXPECT_EQ(ReasonOf(missing.status()), "BAD_CERTIFICATE");
+  TestCertificate("DNS:other").Write("", key());
+  const auto wrong = ServerTls::Load(certificate(), key(), &clock_);
+  EXPECT_EQ(ReasonOf(wrong.status()), "BAD_CERTIFICATE");
+  EXPECT_THAT(std::string(wrong.status().message()), HasSubstr(key()));
 }
 
 }  // namespace

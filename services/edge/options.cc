@@ -7,10 +7,13 @@ namespace tollhouse::edge {
 void RegisterOptions(Config* c, config::Options* o) {
   o->Add("data-dir", &c->data_dir, "where the journal is kept, on a disk that outlives the process (required)");
   o->Add("listen", &c->listen, "HTTP for applications; port 0: any free one");
+  o->Add("tls-certificate-file", &c->tls_certificate_file, "PEM with its chain: applications speak TLS; reloaded when it changes");
+  o->Add("tls-key-file", &c->tls_key_file, "its private key");
   o->Add("threads", &c->threads, "that relay requests; 0: one per processor");
   o->Add("proxy-from-environment", &c->proxy_from_environment, "HTTPS_PROXY and NO_PROXY apply to providers");
 
   o->Add("connections-max", &c->http.connections, "of callers; more are closed at once");
+  o->Add("connections-per-address-max", &c->http.connections_per_address, "likewise, of one address");
   o->Add("header-bytes-max", &c->http.header_bytes, "of a request");
   o->Add("body-bytes-max", &c->http.body_bytes, "of a request");
   o->Add("header-time", &c->http.header_time, "from a request's first byte to the end of its head");
@@ -68,6 +71,9 @@ absl::Status CheckConfig(const Config& c) {
   if (c.data_dir.empty()) return absl::InvalidArgumentError("--data-dir is required");
   if (c.budget_status != 402 && c.budget_status != 429) {
     return absl::InvalidArgumentError(absl::StrCat("--budget-status is 402 or 429, not ", c.budget_status));
+  }
+  if (c.tls_certificate_file.empty() != c.tls_key_file.empty()) {
+    return absl::InvalidArgumentError("--tls-certificate-file and --tls-key-file belong together");
   }
   if (c.threads < 0 || c.threads > 1024) {
     return absl::InvalidArgumentError(absl::StrCat("--threads is 0 to 1024, not ", c.threads));

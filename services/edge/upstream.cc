@@ -8,8 +8,6 @@
 #include <boost/asio/connect.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/read_until.hpp>
-#include <boost/asio/ssl/context.hpp>
-#include <boost/asio/ssl/stream.hpp>
 #include <boost/asio/write.hpp>
 #include <cstdlib>
 
@@ -24,11 +22,11 @@
 #include "libs/base/status_macros.h"
 #include "libs/base/strings.h"
 #include "libs/policy/base_url.h"
+#include "services/edge/tls_stream.h"
 
 namespace tollhouse::edge {
 namespace {
 
-using TlsStream = asio::ssl::stream<Socket>;
 using Resolver = asio::ip::basic_resolver<Tcp, Executor>;
 
 absl::Status Unavailable(std::string_view reason, std::string_view message) {

@@ -2,9 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <openssl/pem.h>
 #include <openssl/ssl.h>
-#include <openssl/x509v3.h>
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/use_future.hpp>
@@ -14,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "libs/base/error.h"
 #include "libs/testing/temp_dir.h"
+#include "services/edge/tls_testing.h"
 #include "services/edge/wire_testing.h"
 
 namespace tollhouse::edge {
@@ -39,41 +38,13 @@ TEST(IsPublicAddressTest, KnowsTheSpecialNetworks) {
 // A TLS server in memory of one certificate for `name`, one connection at a time.
 class TlsServer {
  public:
-  TlsServer(const std::string& name, const std::string& certificate_file) {
-    key_ = EVP_RSA_gen(2048);
-    certificate_ = X509_new();
-    X509_set_version(certificate_, 2);
-    ASN1_INTEGER_set(X509_get_serialNumber(certificate_), 1);
-    X509_gmtime_adj(X509_getm_notBefore(certificate_), -3600);
-    X509_gmtime_adj(X509_getm_notAfter(certificate_), 3600);
-    X509_set_pubkey(certificate_, key_);
-    X509_NAME* subject = X509_get_subject_name(certificate_);
-    X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_ASC,
-                               reinterpret_cast<const unsigned char*>("test"), -1, -1, 0);
-    X509_set_issuer_name(certificate_, subject);
-    X509V3_CTX context;
-    X509V3_set_ctx_nodb(&context);
-    X509V3_set_ctx(&context, certificate_, certificate_, nullptr, nullptr, 0);
-    for (const auto& [id, value] :
-         {std::pair{NID_basic_constraints, std::string("critical,CA:TRUE")},
-          std::pair{NID_subject_alt_name, name}}) {
-      X509_EXTENSION* extension = X509V3_EXT_conf_nid(nullptr, &context, id, value.c_str());
-      X509_add_ext(certificate_, extension, -1);
-      X509_EXTENSION_free(extension);
-    }
-    X509_sign(certificate_, key_, EVP_sha256());
-    FILE* out = std::fopen(certificate_file.c_str(), "w");
-    PEM_write_X509(out, certificate_);
-    std::fclose(out);
+  TlsServer(const std::string& name, const std::string& certificate_file) : certificate_(name) {
+    certificate_.Write(certificate_file, "");
     tls_ = SSL_CTX_new(TLS_server_method());
-    SSL_CTX_use_certificate(tls_, certificate_);
-    SSL_CTX_use_PrivateKey(tls_, key_);
+    SSL_CTX_use_certificate(tls_, certificate_.certificate());
+    SSL_CTX_use_PrivateKey(tls_, certificate_.key());
   }
-  ~TlsServer() {
-    SSL_CTX_free(tls_);
-    X509_free(certificate_);
-    EVP_PKEY_free(key_);
-  }
+  ~TlsServer() { SSL_CTX_free(tls_); }
 
   // Serves one exchange on a connected socket.
   void Serve(int fd) {
@@ -97,8 +68,7 @@ class TlsServer {
   std::string received, server_name;
 
  private:
-  EVP_PKEY* key_;
-  X509* certificate_;
+  const TestCertificate certificate_;
   SSL_CTX* tls_;
 };
 

@@ -8,6 +8,9 @@ void RegisterOptions(Config* config, config::Options* options) {
   options->Add("admin-listen", &config->admin_listen, "gRPC for tollctl; port 0 picks one");
   options->Add("metrics-listen", &config->metrics_listen, "/healthz, /readyz, /metrics");
   options->Add("bootstrap", &config->bootstrap, "YAML documents, applied at every start like tollctl apply");
+  options->Add("tls-certificate-file", &config->tls_certificate_file,
+               "PEM with its chain: applications speak TLS; reloaded when it changes");
+  options->Add("tls-key-file", &config->tls_key_file, "its private key");
   options->Add("issuers-file", &config->issuers_file,
                "YAML list of identity providers whose tokens count beside virtual keys");
   options->Add("edge-threads", &config->edge_threads, "threads that relay requests");

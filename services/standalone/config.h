@@ -15,6 +15,8 @@ struct Config {
   std::string admin_listen = "127.0.0.1:9900";
   std::string metrics_listen = "127.0.0.1:9901";
   std::string bootstrap;
+  std::string tls_certificate_file;
+  std::string tls_key_file;
   std::string issuers_file;
   std::string log_level = "info";
   int64_t edge_threads = 2;

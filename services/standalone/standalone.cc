@@ -195,6 +195,9 @@ absl::StatusOr<std::unique_ptr<Standalone>> Standalone::Start(const Config& conf
   if (config.data_dir.empty()) {
     return absl::InvalidArgumentError("--data-dir is required, for example: tollhoused --data-dir ./data");
   }
+  if (config.tls_certificate_file.empty() != config.tls_key_file.empty()) {
+    return absl::InvalidArgumentError("--tls-certificate-file and --tls-key-file belong together");
+  }
   TH_RETURN_IF_ERROR(crypto::HardenProcess());
   const absl::Duration begin = Clock::System()->Monotonic();
   auto parts = std::make_unique<Parts>();
@@ -219,6 +222,8 @@ absl::StatusOr<std::unique_ptr<Standalone>> Standalone::Start(const Config& conf
   edge::Config edge_config;
   edge_config.data_dir = file("edge");
   edge_config.listen = config.edge_listen;
+  edge_config.tls_certificate_file = config.tls_certificate_file;
+  edge_config.tls_key_file = config.tls_key_file;
   edge_config.issuers_file = config.issuers_file;
   edge_config.threads = static_cast<int>(config.edge_threads);
   TH_ASSIGN_OR_RETURN(parts->edge,
