@@ -28,12 +28,23 @@ class WatchClient {
   using StartCall = std::function<void(grpc::ClientContext* context, Reactor* reactor)>;
   // Called on a gRPC thread, one response at a time, in order; acknowledged when it returns.
   using Apply = std::function<void(const Response& response)>;
+  // The same, but acknowledged when `applied` is called, once, on any thread.
+  using ApplyLater = std::function<void(const Response& response, std::function<void()> applied)>;
 
-  WatchClient(std::string subscriber, StartCall start_call, Apply apply, const Clock* clock)
+  WatchClient(std::string subscriber, StartCall start_call, ApplyLater apply, const Clock* clock)
       : subscriber_(std::move(subscriber)),
         start_call_(std::move(start_call)),
         apply_(std::move(apply)),
         clock_(clock) {}
+  WatchClient(std::string subscriber, StartCall start_call, Apply apply, const Clock* clock)
+      : WatchClient(
+            std::move(subscriber), std::move(start_call),
+            ApplyLater([apply = std::move(apply)](const Response& response,
+                                                  const std::function<void()>& applied) {
+              apply(response);
+              applied();
+            }),
+            clock) {}
   ~WatchClient() { Stop(); }
   WatchClient(const WatchClient&) = delete;
   WatchClient& operator=(const WatchClient&) = delete;
@@ -87,7 +98,10 @@ class WatchClient {
         this->RemoveHold();
         return;
       }
-      client->apply_(response);
+      client->apply_(response, [this] { Applied(); });
+    }
+
+    void Applied() {
       bool write = false;
       {
         absl::MutexLock lock(&client->mutex_);
@@ -161,7 +175,7 @@ class WatchClient {
 
   const std::string subscriber_;
   const StartCall start_call_;
-  const Apply apply_;
+  const ApplyLater apply_;
   const Clock* const clock_;
   mutable absl::Mutex mutex_;
   Call* call_ ABSL_GUARDED_BY(mutex_) = nullptr;  // owned; deleted in Disconnected

@@ -3,6 +3,9 @@
 #include <grpcpp/channel.h>
 #include <grpcpp/server_builder.h>
 
+#include <unistd.h>
+
+#include <array>
 #include <thread>
 #include <utility>
 
@@ -10,6 +13,7 @@
 #include "absl/synchronization/mutex.h"
 #include "libs/base/uuid.h"
 #include "libs/rpc/watch_client.h"
+#include "services/budget-enforcer/enforcer_metrics.h"
 #include "services/budget-enforcer/grpc_ledger_client.h"
 #include "services/budget-enforcer/grpc_service.h"
 #include "services/budget-enforcer/store/memory_store.h"
@@ -19,13 +23,26 @@ namespace tollhouse::enforcer {
 
 using LedgerWatch = rpc::WatchClient<ledger::v1::WatchRequest, ledger::v1::WatchResponse>;
 
+namespace {
+
+std::string HostName() {
+  std::array<char, 256> name{};
+  return gethostname(name.data(), name.size() - 1) == 0 && name[0] != '\0' ? name.data() : "enforcer";
+}
+
+}  // namespace
+
 struct App::Impl {
   Impl(Config the_config, std::shared_ptr<grpc::Channel> channel)
       : config(std::move(the_config)),
-        store(absl::StrCat("memory/", NewUuid(config.clock->Wall()).ToString()), config.core),
+        own_store(config.store != nullptr
+                      ? nullptr
+                      : std::make_unique<MemoryStore>(
+                            absl::StrCat("memory/", NewUuid(config.clock->Wall()).ToString()), config.core)),
         stub(ledger::v1::LedgerService::NewStub(channel)),
         ledger(channel, config.ledger_timeout),
-        enforcer(config.options, &store, &ledger, config.clock),
+        enforcer(config.options, config.store != nullptr ? config.store : own_store.get(), &ledger,
+                 config.clock),
         sessions(&enforcer),
         admin(&enforcer, config.authenticator),
         watch(
@@ -33,7 +50,9 @@ struct App::Impl {
             [this](grpc::ClientContext* context, LedgerWatch::Reactor* reactor) {
               stub->async()->Watch(context, reactor);
             },
-            [this](const ledger::v1::WatchResponse& change) { enforcer.ApplyRules(change); },
+            [this](const ledger::v1::WatchResponse& change, std::function<void()> applied) {
+              enforcer.ApplyRules(change, std::move(applied));
+            },
             config.clock) {}
 
   void KeepTime() {
@@ -43,12 +62,17 @@ struct App::Impl {
         mutex.AwaitWithTimeout(absl::Condition(&stopping), config.tick_interval);
         if (stopping) return;
       }
-      enforcer.Tick();
+      RunDue();
     }
   }
 
+  void RunDue() {
+    enforcer.Tick();
+    Metrics::Get().rules_staleness_seconds.Set(absl::ToDoubleSeconds(watch.Staleness()));
+  }
+
   const Config config;
-  MemoryStore store;
+  const std::unique_ptr<HoldStore> own_store;
   const std::unique_ptr<ledger::v1::LedgerService::Stub> stub;
   GrpcLedgerClient ledger;
   Enforcer enforcer;
@@ -66,7 +90,9 @@ App::~App() { Stop(); }
 
 absl::StatusOr<std::unique_ptr<App>> App::Create(Config config, std::shared_ptr<grpc::Channel> ledger) {
   if (ledger == nullptr) return absl::InvalidArgumentError("the enforcer needs a channel to the ledger");
-  if (config.enforcer_id.empty()) return absl::InvalidArgumentError("enforcer_id is empty");
+  if (config.enforcer_id.empty()) config.enforcer_id = HostName();
+  config.options.instance =
+      absl::StrCat(config.enforcer_id, "/", NewUuid(config.clock->Wall()).ToString());
   return std::unique_ptr<App>(new App(std::make_unique<Impl>(std::move(config), std::move(ledger))));
 }
 
@@ -99,14 +125,15 @@ void App::Stop() {
     started = impl_->started;
   }
   if (impl_->timer.joinable()) impl_->timer.join();
-  impl_->enforcer.Drain(impl_->config.drain_timeout);
+  // Sessions first: their edges go on at another enforcer at once.
   impl_->sessions.Shutdown();
+  impl_->enforcer.Drain(impl_->config.drain_timeout);
   if (started) impl_->watch.Stop();
   impl_->ledger.Stop();
 }
 
 bool App::WaitReady(absl::Duration timeout) { return impl_->watch.WaitSynced(timeout); }
 
-void App::RunDue() { impl_->enforcer.Tick(); }
+void App::RunDue() { impl_->RunDue(); }
 
 }  // namespace tollhouse::enforcer

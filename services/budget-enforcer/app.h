@@ -23,8 +23,8 @@ class Authenticator;
 namespace tollhouse::enforcer {
 
 struct Config {
-  // Names this enforcer at the ledger, stable over restarts.
-  std::string enforcer_id = "enforcer";
+  // Names this enforcer at the ledger; no two have the same one. "": the machine's host name.
+  std::string enforcer_id;
   CoreOptions core;
   EnforcerOptions options;
   absl::Duration ledger_timeout = absl::Seconds(5);
@@ -33,6 +33,7 @@ struct Config {
   absl::Duration drain_timeout = absl::Seconds(2);
   const Clock* clock = Clock::System();                       // must outlive the App
   std::shared_ptr<const rpc::Authenticator> authenticator;    // of the admin API; null: off
+  HoldStore* store = nullptr;  // a store of the caller's, which must outlive the App; null: the App's own
 };
 
 class App {
@@ -46,7 +47,7 @@ class App {
 
   // After the server runs: subscribes to the ledger. Reservations wait until its rules are there.
   absl::Status Start();
-  // Ends the sessions, gives free lease back to the ledger, ends every call. Idempotent. The server
+  // Ends the sessions (UNAVAILABLE), gives free lease back to the ledger, ends every call. Idempotent. The server
   // must be shut down after this and before the App is destroyed.
   void Stop();
 

@@ -113,7 +113,12 @@ int FakeLedger::grants_made() {
 
 std::vector<int64_t> FakeLedger::listed_grants() {
   absl::MutexLock lock(&mutex_);
-  return {listed_.begin(), listed_.end()};
+  std::vector<int64_t> ids;
+  for (const auto& [epoch, grants] : listed_) {
+    if (epochs_[epoch.first].first != epoch.second) continue;
+    for (const auto& [id, grant] : grants) ids.push_back(id);
+  }
+  return ids;
 }
 
 int64_t FakeLedger::expired_holds() {
@@ -177,7 +182,8 @@ grpc::Status FakeLedger::RegisterEpoch(grpc::ServerContext*, const RegisterEpoch
     }
     if (epoch.first != request->expected_epoch()) {
       return rpc::ToGrpc(MakeError(absl::StatusCode::kFailedPrecondition, "EPOCH_MOVED",
-                                   "another epoch is open", {{"epoch", std::to_string(epoch.first)}}));
+                                   "another epoch is open",
+                                   {{"epoch", std::to_string(epoch.first)}, {"incarnation", epoch.second}}));
     }
     CloseEpoch(request->org_id());
     epoch = {epoch.first + 1, request->incarnation()};
@@ -208,12 +214,11 @@ grpc::Status FakeLedger::GrantLease(grpc::ServerContext*, const GrantLeaseReques
   grpc::Status status;
   if (Fails(&status)) return status;
   if (epochs_[request->org_id()].first != request->epoch()) return Closed();
-  auto [grant, made] = grants_.try_emplace({request->org_id(), request->epoch(), request->grant_id()});
+  const std::pair<int64_t, int64_t> epoch{request->org_id(), request->epoch()};
+  auto [grant, made] = grants_.try_emplace({epoch.first, epoch.second, request->request_id()});
+  if (request->request_id().empty()) problems_.push_back("a lease request without an id");
   if (made) {
-    if (request->grant_id() > 1 &&
-        !grants_.contains({request->org_id(), request->epoch(), request->grant_id() - 1})) {
-      problems_.push_back(absl::StrCat("grant ", request->grant_id(), " without the one before"));
-    }
+    grant->second.set_grant_id(++last_grants_[epoch]);
     for (const auto& item : request->items()) {
       Row& row = RowOf(item.budget_id(), item.period());
       const int64_t granted =
@@ -233,7 +238,7 @@ grpc::Status FakeLedger::GrantLease(grpc::ServerContext*, const GrantLeaseReques
       state->set_lost_lease_nanousd(row.lost);
       state->set_spent_nanousd(row.spent);
     }
-    listed_.insert(request->grant_id());
+    listed_[epoch][grant->second.grant_id()] = grant->second;
     Check();
   }
   if (fault_ == Fault::kReplyLost) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "reply lost");
@@ -246,7 +251,27 @@ grpc::Status FakeLedger::AcknowledgeGrants(grpc::ServerContext*, const Acknowled
   absl::MutexLock lock(&mutex_);
   grpc::Status status;
   if (Fails(&status)) return status;
-  for (int64_t id : request->grant_ids()) listed_.erase(id);
+  for (int64_t id : request->grant_ids()) listed_[{request->org_id(), request->epoch()}].erase(id);
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeLedger::ListGrants(grpc::ServerContext*, const ListGrantsRequest* request,
+                                    ListGrantsResponse* response) {
+  absl::MutexLock lock(&mutex_);
+  grpc::Status status;
+  if (Fails(&status)) return status;
+  if (epochs_[request->org_id()].first != request->epoch()) return Closed();
+  for (const auto& [id, grant] : listed_[{request->org_id(), request->epoch()}]) {
+    auto* out = response->add_grants();
+    out->set_grant_id(id);
+    for (const auto& item : grant.items()) {
+      if (item.granted_nanousd() == 0) continue;
+      auto* amount = out->add_amounts();
+      amount->set_budget_id(item.budget_id());
+      amount->set_period(item.period());
+      amount->set_amount_nanousd(item.granted_nanousd());
+    }
+  }
   return grpc::Status::OK;
 }
 

@@ -36,10 +36,13 @@ class FakeLedger final
   void SetFault(Fault fault);
   void Shutdown() { hub_.Shutdown(); }
 
+  // All rules as a watcher gets them at first.
+  ledger::v1::WatchResponse Snapshot();
+
   Row row(int64_t budget_id, const std::string& period = "total");
   int64_t epoch(int64_t org_id);
   int grants_made();
-  std::vector<int64_t> listed_grants();  // not acknowledged
+  std::vector<int64_t> listed_grants();  // of open epochs, not acknowledged
   int64_t expired_holds();
   // What a broken enforcer would have caused; empty if all is well.
   std::vector<std::string> problems();
@@ -63,6 +66,8 @@ class FakeLedger final
                           ledger::v1::GrantLeaseResponse* response) override;
   grpc::Status AcknowledgeGrants(grpc::ServerContext*, const ledger::v1::AcknowledgeGrantsRequest* request,
                                  ledger::v1::AcknowledgeGrantsResponse* response) override;
+  grpc::Status ListGrants(grpc::ServerContext*, const ledger::v1::ListGrantsRequest* request,
+                          ledger::v1::ListGrantsResponse* response) override;
   grpc::Status ReturnLease(grpc::ServerContext*, const ledger::v1::ReturnLeaseRequest* request,
                            ledger::v1::ReturnLeaseResponse* response) override;
   grpc::Status PostExpired(grpc::ServerContext*, const ledger::v1::PostExpiredRequest* request,
@@ -75,7 +80,6 @@ class FakeLedger final
     std::map<Key, int64_t> covers;
   };
 
-  ledger::v1::WatchResponse Snapshot();
   Row& RowOf(int64_t budget_id, const std::string& period);
   void Check();
   grpc::Status Closed() const;
@@ -91,8 +95,10 @@ class FakeLedger final
   std::map<Key, Row> rows_;
   std::map<int64_t, std::pair<int64_t, std::string>> epochs_;  // org -> newest, incarnation
   std::set<std::tuple<int64_t, int64_t, std::string>> edges_;
-  std::map<std::tuple<int64_t, int64_t, int64_t>, ledger::v1::GrantLeaseResponse> grants_;
-  std::set<int64_t> listed_;
+  std::map<std::tuple<int64_t, int64_t, std::string>, ledger::v1::GrantLeaseResponse> grants_;
+  using OrgEpoch = std::pair<int64_t, int64_t>;
+  std::map<OrgEpoch, int64_t> last_grants_;
+  std::map<OrgEpoch, std::map<int64_t, ledger::v1::GrantLeaseResponse>> listed_;
   std::set<std::tuple<int64_t, int64_t, int64_t>> returns_;
   std::map<std::string, Item> items_;
   std::map<std::string, std::string> journal_;  // hold -> entry as posted

@@ -68,6 +68,9 @@ class HoldStore {
   // kBad. At most kMaxLeaseNanos.
   virtual int64_t max_lease_nanos() const = 0;
 
+  // True if what is held outlives this process and other enforcers work on it at the same time.
+  virtual bool shared() const = 0;
+
   // `batch` must live until `done`. Runs of one org keep the order in which they were submitted.
   virtual void Run(StoreBatch* batch, std::function<void()> done) = 0;
 

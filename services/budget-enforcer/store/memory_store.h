@@ -21,6 +21,7 @@ class MemoryStore final : public HoldStore {
   void Identify(int64_t org_id, std::function<void(absl::StatusOr<std::string>)> done) override;
   void SetIncarnationChanged(std::function<void()>) override {}  // it never does
   int64_t max_lease_nanos() const override { return kMaxLeaseNanos; }
+  bool shared() const override { return false; }
   void Run(StoreBatch* batch, std::function<void()> done) override;
   void Read(int64_t org_id, const StoreQuery& query,
             std::function<void(absl::StatusOr<StoreView>)> done) override;
