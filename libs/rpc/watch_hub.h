@@ -20,8 +20,9 @@
 namespace tollhouse::rpc {
 
 // Request: {subscriber, acked_version}; Response: {version, ...}. The first response to a subscriber
-// is `snapshot()`, later ones are what Publish was given, in version order. Changes published while
-// the snapshot is read are sent after it: applying a change twice must be harmless. Thread-safe;
+// is `snapshot()`, later ones are the changes, in version order. Changes that come while the snapshot
+// is read are sent after it: applying a change twice must be harmless. Versions are either the hub's
+// own (Publish) or those of a change log (Restart, Deliver; libs/rpc/replicated_watch.h). Thread-safe;
 // the hub must outlive the server that serves from it.
 template <typename Request, typename Response>
 class WatchHub {
@@ -46,31 +47,51 @@ class WatchHub {
   // Gives the change the next version, queues it for every subscriber and returns the version.
   int64_t Publish(Response change) {
     absl::MutexLock lock(&mutex_);
-    change.set_version(++version_);
-    const auto shared = std::make_shared<const Response>(std::move(change));
-    for (Reactor* subscriber : subscribers_) subscriber->Enqueue(shared);
+    return Enqueue(version_ + 1, std::move(change));
+  }
+
+  // The change of this version; greater than those before.
+  void Deliver(int64_t version, Response change) {
+    absl::MutexLock lock(&mutex_);
+    Enqueue(version, std::move(change));
+  }
+
+  // Ends every subscription: they come again and get a snapshot, then what follows `version`.
+  void Restart(int64_t version) {
+    absl::MutexLock lock(&mutex_);
+    version_ = version;
+    for (Reactor* subscriber : subscribers_) {
+      subscriber->FinishOnce(grpc::Status(grpc::StatusCode::UNAVAILABLE, "start again"));
+    }
+  }
+
+  // Of the newest change.
+  int64_t version() const {
+    absl::MutexLock lock(&mutex_);
     return version_;
   }
 
-  // Waits until every subscriber of this moment has acknowledged `version` (or has gone). Returns
-  // the names of those that have not within the timeout.
+  // Waits until `version` is here and every subscriber of this moment has acknowledged it (or has
+  // gone). Returns the names of those that have not within the timeout.
   std::vector<std::string> WaitAcknowledged(int64_t version, absl::Duration timeout) {
     absl::MutexLock lock(&mutex_);
     const auto all_acknowledged = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-      for (const Reactor* subscriber : subscribers_) {
-        if (subscriber->acked_ < version && !subscriber->name_.empty()) return false;
-      }
-      return true;
+      return version_ >= version && Acknowledged() >= version;
     };
     mutex_.AwaitWithTimeout(absl::Condition(&all_acknowledged), timeout);
-    std::vector<std::string> stragglers;
-    for (const Reactor* subscriber : subscribers_) {
-      if (subscriber->acked_ < version && !subscriber->name_.empty()) {
-        stragglers.push_back(subscriber->name_);
-      }
-    }
-    return stragglers;
+    return Behind(version);
   }
+
+  // What all subscribers have acknowledged (without any: the newest version), and the names of those
+  // that lack newer ones.
+  std::pair<int64_t, std::vector<std::string>> acknowledged() const {
+    absl::MutexLock lock(&mutex_);
+    return {Acknowledged(), Behind(version_)};
+  }
+
+  // Called when acknowledged() has changed, on a gRPC thread, without locks held. Set once, before
+  // the first subscription.
+  void SetAcknowledged(std::function<void()> callback) { on_acknowledged_ = std::move(callback); }
 
   // Ends every subscription and refuses new ones with UNAVAILABLE.
   void Shutdown() {
@@ -82,6 +103,32 @@ class WatchHub {
  private:
   static grpc::Status Draining() {
     return grpc::Status(grpc::StatusCode::UNAVAILABLE, "shutting down");
+  }
+
+  int64_t Enqueue(int64_t version, Response change) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    change.set_version(version);
+    version_ = version;
+    const auto shared = std::make_shared<const Response>(std::move(change));
+    for (Reactor* subscriber : subscribers_) subscriber->Enqueue(shared);
+    return version_;
+  }
+
+  int64_t Acknowledged() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    int64_t least = version_;
+    for (const Reactor* subscriber : subscribers_) {
+      if (!subscriber->name_.empty()) least = std::min(least, subscriber->acked_);
+    }
+    return least;
+  }
+
+  std::vector<std::string> Behind(int64_t version) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    std::vector<std::string> names;
+    for (const Reactor* subscriber : subscribers_) {
+      if (subscriber->acked_ < version && !subscriber->name_.empty()) {
+        names.push_back(subscriber->name_);
+      }
+    }
+    return names;
   }
 
   class Reactor final : public grpc::ServerBidiReactor<Request, Response> {
@@ -97,6 +144,7 @@ class WatchHub {
         return;
       }
       bool first = false;
+      bool acknowledged = false;
       {
         absl::MutexLock lock(&hub_->mutex_);
         if (name_.empty()) {
@@ -114,9 +162,11 @@ class WatchHub {
           snapshot_version_ = hub_->version_;
           hub_->subscribers_.insert(this);
         } else {
+          acknowledged = request_.acked_version() > acked_;
           acked_ = std::max<int64_t>(acked_, request_.acked_version());
         }
       }
+      if (acknowledged && hub_->on_acknowledged_) hub_->on_acknowledged_();
       if (first) {
         absl::StatusOr<Response> read = hub_->snapshot_();
         absl::MutexLock lock(&hub_->mutex_);
@@ -145,6 +195,7 @@ class WatchHub {
     }
 
     void OnDone() override {
+      if (hub_->on_acknowledged_) hub_->on_acknowledged_();  // one less to wait for
       std::unique_ptr<Reactor> self;  // outlives the lock
       absl::MutexLock lock(&hub_->mutex_);
       hub_->subscribers_.erase(this);
@@ -188,7 +239,8 @@ class WatchHub {
   };
 
   const std::function<absl::StatusOr<Response>()> snapshot_;
-  absl::Mutex mutex_;
+  std::function<void()> on_acknowledged_;
+  mutable absl::Mutex mutex_;
   int64_t version_ ABSL_GUARDED_BY(mutex_) = 1;
   bool shutdown_ ABSL_GUARDED_BY(mutex_) = false;
   std::map<Reactor*, std::unique_ptr<Reactor>> calls_ ABSL_GUARDED_BY(mutex_);  // until OnDone

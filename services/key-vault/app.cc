@@ -8,10 +8,24 @@
 #include "services/key-vault/grpc_service.h"
 #include "services/key-vault/key_ring.h"
 #include "services/key-vault/ledger_accounts.h"
-#include "services/key-vault/store/sqlite_store.h"
+#include "services/key-vault/store/sql_store.h"
 #include "services/key-vault/vault.h"
 
 namespace tollhouse::vault {
+
+namespace {
+
+sql::DatabaseSettings SettingsOf(const Config& config) {
+  return {.database = config.database,
+          .password_file = config.database_password_file,
+          .application_name = "tollhouse-vault"};
+}
+
+}  // namespace
+
+absl::Status Migrate(const Config& config) {
+  return sql::MigrateDatabase(SettingsOf(config), StoreSchema());
+}
 
 App::App() = default;
 App::~App() { Stop(); }
@@ -19,7 +33,9 @@ App::~App() { Stop(); }
 absl::StatusOr<std::unique_ptr<App>> App::Create(Config config,
                                                  std::shared_ptr<grpc::ChannelInterface> ledger) {
   std::unique_ptr<App> app(new App());
-  TH_ASSIGN_OR_RETURN(std::unique_ptr<Store> store, OpenSqliteStore(config.database_path));
+  TH_ASSIGN_OR_RETURN(app->database_, sql::OpenDatabase(SettingsOf(config), StoreSchema()));
+  sql::Database* const database = app->database_.database.get();
+  std::unique_ptr<Store> store = MakeSqlStore(database);
   TH_ASSIGN_OR_RETURN(const std::optional<std::string> sealed, store->SealedHashKeys());
   TH_ASSIGN_OR_RETURN(
       crypto::SecretBytes key,
@@ -28,9 +44,11 @@ absl::StatusOr<std::unique_ptr<App>> App::Create(Config config,
   TH_ASSIGN_OR_RETURN(KeyRing ring, KeyRing::Open(std::move(key), store.get()));
   app->ledger_ = std::make_unique<LedgerAccounts>(std::move(ledger));
   app->vault_ = std::make_unique<Vault>(std::move(store), std::move(ring), app->ledger_.get(),
-                                        config.clock);
-  app->services_ =
-      MakeServices(app->vault_.get(), config.authenticator, config.acknowledge_timeout);
+                                        config.clock, !app->database_.postgres.has_value());
+  TH_ASSIGN_OR_RETURN(
+      app->services_,
+      MakeServices(app->vault_.get(), config.authenticator, config.acknowledge_timeout,
+                   {.database = database, .postgres = app->database_.postgres}));
   return app;
 }
 

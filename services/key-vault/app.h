@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "libs/base/clock.h"
 #include "libs/rpc/authenticator.h"
+#include "libs/sql/open.h"
 
 namespace tollhouse::vault {
 
@@ -20,7 +21,8 @@ class Services;
 class Vault;
 
 struct Config {
-  std::string database_path;           // SQLite file, created where there is none
+  std::string database;  // "sqlite:PATH" (made where there is none) or postgresql://USER@HOST:PORT/NAME
+  std::string database_password_file;   // of PostgreSQL
   std::string key_encryption_key_file; // 32 bytes
   // Make the key file where neither it nor the database exists (the embedded default). An existing
   // database never gets a new key.
@@ -31,11 +33,15 @@ struct Config {
   absl::Duration acknowledge_timeout = absl::Seconds(5);
 };
 
+// Brings the database's schema up to date: safe to repeat, and by two at once. A SQLite file needs no
+// such step.
+absl::Status Migrate(const Config& config);
+
 // Create, register, build the server, Start; Stop before the server shuts down, and destroy after it.
 class App {
  public:
   // `ledger` reaches LedgerService; it is first used by calls and by Start.
-  // FailedPrecondition (KEK_MISSING, KEK_UNUSABLE, KEK_WRONG, SCHEMA_NEW) says what to do.
+  // FailedPrecondition (KEK_MISSING, KEK_UNUSABLE, KEK_WRONG, SCHEMA_NEW, SCHEMA_OLD) says what to do.
   static absl::StatusOr<std::unique_ptr<App>> Create(
       Config config, std::shared_ptr<grpc::ChannelInterface> ledger);
   ~App();
@@ -51,6 +57,7 @@ class App {
  private:
   App();
 
+  sql::OpenedDatabase database_;
   std::unique_ptr<LedgerAccounts> ledger_;
   std::unique_ptr<Vault> vault_;
   std::unique_ptr<Services> services_;

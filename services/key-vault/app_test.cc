@@ -19,7 +19,7 @@
 #include "libs/rpc/watch_client.h"
 #include "libs/testing/fake_clock.h"
 #include "libs/testing/temp_dir.h"
-#include "services/key-vault/store/sqlite_store.h"
+#include "services/key-vault/store/sql_store.h"
 #include "tollhouse/ledger/v1/ledger.grpc.pb.h"
 #include "tollhouse/vault/v1/vault.grpc.pb.h"
 #include "tollhouse/vault/v1/vault_admin.grpc.pb.h"
@@ -109,7 +109,7 @@ class AppTest : public ::testing::Test {
 
   Config MakeConfig() {
     Config config;
-    config.database_path = dir_.File("vault.db");
+    config.database = "sqlite:" + dir_.File("vault.db");
     config.key_encryption_key_file = dir_.File("kek");
     config.create_key_encryption_key = true;
     config.clock = &clock_;
@@ -305,8 +305,11 @@ TEST_F(AppTest, LedgersRefusalsPassThrough) {
 TEST_F(AppTest, AccountOfAKeyThatWasNeverStoredIsTakenBack) {
   Close();
   {
-    auto store = OpenSqliteStore(dir_.File("vault.db"));
-    ASSERT_TRUE((*store)->PutIntent({"request-1", "acme/payments", "half"}).ok());
+    auto opened = sql::OpenDatabase({.database = MakeConfig().database}, StoreSchema());
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    ASSERT_TRUE(MakeSqlStore(opened->database.get())
+                    ->PutIntent({"request-1", "acme/payments", "half", "other", clock_.Wall()})
+                    .ok());
   }
   {
     absl::MutexLock lock(&ledger_.mutex);

@@ -10,7 +10,7 @@
 #include "libs/crypto/secret_bytes.h"
 #include "libs/rpc/permission.h"
 #include "libs/rpc/status.h"
-#include "libs/rpc/watch_hub.h"
+#include "libs/rpc/replicated_watch.h"
 #include "services/key-vault/vault.h"
 #include "tollhouse/vault/v1/vault.grpc.pb.h"
 #include "tollhouse/vault/v1/vault_admin.grpc.pb.h"
@@ -18,7 +18,7 @@
 namespace tollhouse::vault {
 namespace {
 
-using Hub = rpc::WatchHub<v1::WatchRequest, v1::WatchResponse>;
+using KeyWatch = rpc::ReplicatedWatch<v1::WatchRequest, v1::WatchResponse>;
 
 
 google::protobuf::Timestamp ToProto(absl::Time time) {
@@ -74,11 +74,11 @@ v1::WatchResponse Snapshot(const VirtualKeyKeys& keys) {
 class VaultServiceImpl final
     : public v1::VaultService::WithCallbackMethod_Watch<v1::VaultService::Service> {
  public:
-  VaultServiceImpl(Vault* vault, Hub* hub) : vault_(vault), hub_(hub) {}
+  VaultServiceImpl(Vault* vault, KeyWatch* watch) : vault_(vault), watch_(watch) {}
 
   grpc::ServerBidiReactor<v1::WatchRequest, v1::WatchResponse>* Watch(
       grpc::CallbackServerContext* context) override {
-    return hub_->Serve(context);
+    return watch_->Serve(context);
   }
 
   grpc::Status LookupKeys(grpc::ServerContext* context, const v1::LookupKeysRequest* request,
@@ -114,15 +114,15 @@ class VaultServiceImpl final
 
  private:
   Vault* const vault_;
-  Hub* const hub_;
+  KeyWatch* const watch_;
 };
 
 class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
  public:
-  VaultAdminServiceImpl(Vault* vault, Hub* hub, const rpc::Authenticator* authenticator,
+  VaultAdminServiceImpl(Vault* vault, KeyWatch* watch, const rpc::Authenticator* authenticator,
                         absl::Duration acknowledge_timeout)
       : vault_(vault),
-        hub_(hub),
+        watch_(watch),
         authenticator_(authenticator),
         acknowledge_timeout_(acknowledge_timeout) {}
 
@@ -157,12 +157,13 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
   grpc::Status RotateKey(grpc::ServerContext* context, const v1::RotateKeyRequest* request,
                          v1::RotateKeyResponse* response) override {
     return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
+      int64_t version = 0;
       TH_ASSIGN_OR_RETURN(const KeyWithSecret made,
                           vault_->RotateKey(caller.actor, request->path(),
-                                            absl::Seconds(request->overlap_seconds())));
+                                            absl::Seconds(request->overlap_seconds()), &version));
       *response->mutable_key() = ToProto(made.view);
       response->set_secret(std::string(made.text.view()));
-      PublishKey(made.view.key.key_id);
+      AwaitEdges(version, response);
       return absl::OkStatus();
     });
   }
@@ -170,11 +171,11 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
   grpc::Status RevokeKey(grpc::ServerContext* context, const v1::RevokeKeyRequest* request,
                          v1::RevokeKeyResponse* response) override {
     return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
-      TH_ASSIGN_OR_RETURN(const KeyView key, vault_->RevokeKey(caller.actor, request->path()));
+      int64_t version = 0;
+      TH_ASSIGN_OR_RETURN(const KeyView key,
+                          vault_->RevokeKey(caller.actor, request->path(), &version));
       *response->mutable_key() = ToProto(key);
-      for (std::string& name : PublishKey(key.key.key_id)) {
-        response->add_stragglers(std::move(name));
-      }
+      AwaitEdges(version, response);
       return absl::OkStatus();
     });
   }
@@ -188,12 +189,12 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
       if (request->set_providers()) change.providers = Strings(request->providers());
       change.set_expires_at = request->has_expires_at();
       if (request->expires_at().seconds() != 0) change.expires_at = FromProto(request->expires_at());
-      TH_ASSIGN_OR_RETURN(const KeyView key,
-                          vault_->UpdateKey(caller.actor, request->path(), std::move(change)));
+      int64_t version = 0;
+      TH_ASSIGN_OR_RETURN(
+          const KeyView key,
+          vault_->UpdateKey(caller.actor, request->path(), std::move(change), &version));
       *response->mutable_key() = ToProto(key);
-      for (std::string& name : PublishKey(key.key.key_id)) {
-        response->add_stragglers(std::move(name));
-      }
+      AwaitEdges(version, response);
       return absl::OkStatus();
     });
   }
@@ -201,11 +202,12 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
   grpc::Status SetCredential(grpc::ServerContext* context, const v1::SetCredentialRequest* request,
                              v1::SetCredentialResponse* response) override {
     const grpc::Status status = Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
+      int64_t version = 0;
       TH_ASSIGN_OR_RETURN(const StoredCredential credential,
                           vault_->SetCredential(caller.actor, request->provider(), request->origin(),
-                                                request->secret()));
+                                                request->secret(), &version));
       *response->mutable_credential() = ToProto(credential);
-      PublishCredential(credential.provider);
+      AwaitEdges(version, response);
       return absl::OkStatus();
     });
     // gRPC's message is ours alone until the handler returns: the secret does not stay in its memory.
@@ -229,8 +231,9 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
                                 const v1::DeleteCredentialRequest* request,
                                 v1::DeleteCredentialResponse* response) override {
     return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
-      TH_RETURN_IF_ERROR(vault_->DeleteCredential(caller.actor, request->provider()));
-      PublishCredential(request->provider());
+      int64_t version = 0;
+      TH_RETURN_IF_ERROR(vault_->DeleteCredential(caller.actor, request->provider(), &version));
+      AwaitEdges(version, response);
       return absl::OkStatus();
     });
   }
@@ -264,47 +267,49 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
     return rpc::ToGrpc(caller.ok() ? body(*caller) : caller.status());
   }
 
-  std::vector<std::string> PublishKey(const std::string& key_id) {
-    v1::WatchResponse change;
-    change.add_changed_key_ids(key_id);
-    return hub_->WaitAcknowledged(hub_->Publish(std::move(change)), acknowledge_timeout_);
-  }
-
-  void PublishCredential(const std::string& provider) {
-    v1::WatchResponse change;
-    change.add_changed_credential_providers(provider);
-    hub_->WaitAcknowledged(hub_->Publish(std::move(change)), acknowledge_timeout_);
+  template <typename Response>
+  void AwaitEdges(int64_t version, Response* response) {
+    for (std::string& name : watch_->WaitAcknowledged(version, acknowledge_timeout_)) {
+      response->add_stragglers(std::move(name));
+    }
   }
 
   Vault* const vault_;
-  Hub* const hub_;
+  KeyWatch* const watch_;
   const rpc::Authenticator* const authenticator_;
   const absl::Duration acknowledge_timeout_;
 };
 
 class ServicesImpl final : public Services {
  public:
-  ServicesImpl(Vault* vault, const rpc::Authenticator* authenticator,
-               absl::Duration acknowledge_timeout)
-      : hub_([vault] { return Snapshot(vault->virtual_key_keys()); }),
-        vault_(vault, &hub_),
-        admin_(vault, &hub_, authenticator, acknowledge_timeout) {}
+  ServicesImpl(std::unique_ptr<KeyWatch> watch, Vault* vault,
+               const rpc::Authenticator* authenticator, absl::Duration acknowledge_timeout)
+      : watch_(std::move(watch)),
+        vault_(vault, watch_.get()),
+        admin_(vault, watch_.get(), authenticator, acknowledge_timeout) {}
 
   grpc::Service* vault() override { return &vault_; }
   grpc::Service* admin() override { return &admin_; }
-  void Shutdown() override { hub_.Shutdown(); }
+  void Shutdown() override { watch_->Shutdown(); }
 
  private:
-  Hub hub_;
+  const std::unique_ptr<KeyWatch> watch_;
   VaultServiceImpl vault_;
   VaultAdminServiceImpl admin_;
 };
 
 }  // namespace
 
-std::unique_ptr<Services> MakeServices(Vault* vault, const rpc::Authenticator* authenticator,
-                                       absl::Duration acknowledge_timeout) {
-  return std::make_unique<ServicesImpl>(vault, authenticator, acknowledge_timeout);
+absl::StatusOr<std::unique_ptr<Services>> MakeServices(Vault* vault,
+                                                       const rpc::Authenticator* authenticator,
+                                                       absl::Duration acknowledge_timeout,
+                                                       sql::ChangeFeedOptions changes) {
+  TH_ASSIGN_OR_RETURN(std::unique_ptr<KeyWatch> watch,
+                      KeyWatch::Start(
+                          std::move(changes),
+                          [vault] { return Snapshot(vault->virtual_key_keys()); }, KeyWatch::Parse));
+  return std::make_unique<ServicesImpl>(std::move(watch), vault, authenticator,
+                                        acknowledge_timeout);
 }
 
 }  // namespace tollhouse::vault

@@ -5,15 +5,16 @@
 
 #include <memory>
 
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "libs/rpc/authenticator.h"
+#include "libs/sql/change_feed.h"
 
 namespace tollhouse::vault {
 
 class Vault;
 
-// The two services of one vault. All arguments outlive it; it outlives the server it is registered
-// with.
+// The two services of one vault.
 class Services {
  public:
   virtual ~Services() = default;
@@ -24,7 +25,11 @@ class Services {
 };
 
 // `acknowledge_timeout`: how long a change waits for the edges before it names the stragglers.
-std::unique_ptr<Services> MakeServices(Vault* vault, const rpc::Authenticator* authenticator,
-                                       absl::Duration acknowledge_timeout);
+// `changes`: of the vault's database. All arguments outlive the services; they outlive the server they
+// are registered with. Errors of reading the change log.
+absl::StatusOr<std::unique_ptr<Services>> MakeServices(Vault* vault,
+                                                       const rpc::Authenticator* authenticator,
+                                                       absl::Duration acknowledge_timeout,
+                                                       sql::ChangeFeedOptions changes);
 
 }  // namespace tollhouse::vault

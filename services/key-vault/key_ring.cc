@@ -93,8 +93,10 @@ absl::StatusOr<KeyRing> KeyRing::Open(crypto::SecretBytes key_encryption_key, St
     TH_ASSIGN_OR_RETURN(const std::string fresh_sealed,
                         crypto::Seal(ring.key_encryption_key_.view(), kHashKeysContext,
                                      fresh.view()));
-    TH_RETURN_IF_ERROR(store->PutSealedHashKeys(fresh_sealed));
-    sealed = fresh_sealed;
+    const absl::Status put = store->PutSealedHashKeys(fresh_sealed);
+    if (!put.ok() && !absl::IsFailedPrecondition(put)) return put;
+    TH_ASSIGN_OR_RETURN(sealed, store->SealedHashKeys());  // another replica's, if it was faster
+    if (!sealed) return absl::InternalError("the hash keys are not there after they were stored");
   }
   const auto keys = crypto::Open(ring.key_encryption_key_.view(), kHashKeysContext, *sealed);
   if (!keys.ok() || keys->size() != 2 * kKeySize) {

@@ -8,7 +8,7 @@
 #include "gtest/gtest.h"
 #include "libs/base/error.h"
 #include "libs/testing/temp_dir.h"
-#include "services/key-vault/store/sqlite_store.h"
+#include "services/key-vault/store/sql_store.h"
 
 namespace tollhouse::vault {
 namespace {
@@ -22,12 +22,14 @@ class KeyRingTest : public ::testing::Test {
     return path;
   }
   std::unique_ptr<Store> OpenStore() {
-    auto store = OpenSqliteStore(dir_.File("vault.db"));
-    EXPECT_TRUE(store.ok()) << store.status();
-    return *std::move(store);
+    auto opened = sql::OpenDatabase({.database = "sqlite:" + dir_.File("vault.db")}, StoreSchema());
+    EXPECT_TRUE(opened.ok()) << opened.status();
+    opened_.push_back(*std::move(opened));
+    return MakeSqlStore(opened_.back().database.get());
   }
 
   testing::TempDir dir_;
+  std::vector<sql::OpenedDatabase> opened_;
 };
 
 TEST_F(KeyRingTest, MakesAKeyFileThatOthersCannotRead) {

@@ -1,10 +1,7 @@
 // tollhouse-vault: virtual keys and provider credentials, as a process.
-#include <grpcpp/create_channel.h>
-
 #include <memory>
 #include <string>
 
-#include "absl/strings/strip.h"
 #include "libs/base/status_macros.h"
 #include "libs/crypto/hardening.h"
 #include "libs/rpc/program.h"
@@ -26,18 +23,20 @@ constexpr char kExamples[] =
     "      for a trial on this machine\n";
 
 int Run(int argc, char** argv) {
-  std::string database, ledger;
+  std::string ledger;
   Config config;
   rpc::Program program({"vault", "virtual keys and provider credentials", kExamples, true, 7401});
   config::Options& options = program.options();
-  options.Add("database", &database, "sqlite:PATH (required)");
+  options.Add("database", &config.database,
+              "sqlite:PATH, or postgresql://USER@HOST:PORT/NAME without a password (required)");
+  options.Add("database-password-file", &config.database_password_file,
+              "of PostgreSQL; read at each connect");
   options.Add("key-encryption-key-file", &config.key_encryption_key_file, "32 bytes (required)");
   options.Add("ledger", &ledger, "the ledger: NAME:PORT or ADDRESS:PORT,... (required)");
   options.Add("acknowledge-timeout", &config.acknowledge_timeout,
               "how long a change waits for connected edges");
-  const auto prepare = [&] { config.database_path = std::string(absl::StripPrefix(database, "sqlite:")); };
   program.SetCheck([&] {
-    if (database.empty()) return absl::InvalidArgumentError("--database is required");
+    if (config.database.empty()) return absl::InvalidArgumentError("--database is required");
     if (config.key_encryption_key_file.empty()) {
       return absl::InvalidArgumentError("--key-encryption-key-file is required");
     }
@@ -45,16 +44,12 @@ int Run(int argc, char** argv) {
   });
   const auto create = [&](const rpc::Environment& environment) -> absl::StatusOr<std::unique_ptr<rpc::Hosted>> {
     TH_RETURN_IF_ERROR(crypto::HardenProcess());
-    prepare();
     config.authenticator = environment.authenticator().get();
     TH_ASSIGN_OR_RETURN(auto channel, environment.Channel("ledger", ledger));
     TH_ASSIGN_OR_RETURN(auto app, App::Create(config, std::move(channel)));
     return std::make_unique<rpc::HostedApp<App>>(std::move(app));
   };
-  program.AddCommand("migrate", [&] {
-    prepare();
-    return App::Create(config, grpc::CreateChannel(ledger, grpc::InsecureChannelCredentials())).status();
-  });
+  program.AddCommand("migrate", [&] { return Migrate(config); });
   return program.Run(argc, argv, create);
 }
 

@@ -21,6 +21,7 @@ constexpr size_t kMaxListed = 1000;
 constexpr size_t kMaxText = 256;
 constexpr size_t kMaxSecret = 16 * 1024;
 constexpr absl::Duration kMaxOverlap = absl::Hours(24 * 90);
+constexpr absl::Duration kMakingAtMost = absl::Minutes(1);  // far above every timeout on the way
 constexpr int64_t kDefaultPage = 100;
 constexpr int64_t kMaxPage = 1000;
 
@@ -75,8 +76,14 @@ StoredMac MacOf(const VirtualKeyKeys& keys, const crypto::SecretBytes& text, abs
 
 }  // namespace
 
-Vault::Vault(std::unique_ptr<Store> store, KeyRing ring, LedgerAccounts* ledger, const Clock* clock)
-    : store_(std::move(store)), ring_(std::move(ring)), ledger_(ledger), clock_(clock) {}
+Vault::Vault(std::unique_ptr<Store> store, KeyRing ring, LedgerAccounts* ledger, const Clock* clock,
+             bool alone)
+    : store_(std::move(store)),
+      ring_(std::move(ring)),
+      ledger_(ledger),
+      clock_(clock),
+      alone_(alone),
+      maker_(NewUuid(clock->Wall()).ToString()) {}
 
 AuditRecord Vault::Record(std::string_view actor, std::string_view action, std::string resource,
                           std::string detail) const {
@@ -120,7 +127,7 @@ absl::StatusOr<KeyWithSecret> Vault::CreateKey(std::string_view actor, NewKey re
   }
   absl::MutexLock lock(&create_mutex_);
   if (const absl::Status resumed = ResumeIntentsLocked(); !resumed.ok()) return resumed;
-  const KeyIntent intent{NewUuid(now).ToString(), request.parent_path, request.name};
+  const KeyIntent intent{NewUuid(now).ToString(), request.parent_path, request.name, maker_, now};
   TH_RETURN_IF_ERROR(store_->PutIntent(intent));
   auto account = ledger_->Create(intent, request.tags);
   if (!account.ok()) {
@@ -160,6 +167,10 @@ absl::Status Vault::ResumeIntents() {
 absl::Status Vault::ResumeIntentsLocked() {
   TH_ASSIGN_OR_RETURN(const std::vector<KeyIntent> intents, store_->Intents());
   for (const KeyIntent& intent : intents) {
+    if (!alone_ && intent.maker != maker_ && clock_->Wall() - intent.at < kMakingAtMost) continue;
+    // Its maker, if it lives after all, stores no key any more.
+    TH_ASSIGN_OR_RETURN(const bool claimed, store_->ClaimIntent(intent.client_request_id));
+    if (!claimed) continue;
     // The same request again tells which account it made, or makes the one that is then deleted.
     const auto account = ledger_->Create(intent, {});
     if (account.ok()) {
@@ -200,7 +211,7 @@ absl::StatusOr<std::vector<KeyView>> Vault::ListKeys(const std::string& path) {
 }
 
 absl::StatusOr<KeyWithSecret> Vault::RotateKey(std::string_view actor, const std::string& path,
-                                               absl::Duration overlap) {
+                                               absl::Duration overlap, int64_t* version) {
   if (overlap < absl::ZeroDuration() || overlap > kMaxOverlap) {
     return BadArgument("the overlap is 0 to 90 days");
   }
@@ -226,11 +237,13 @@ absl::StatusOr<KeyWithSecret> Vault::RotateKey(std::string_view actor, const std
       StoredKey key,
       store_->ChangeKey(account.account_id, change,
                         Record(actor, "key.rotate", account.path,
-                               absl::StrCat("overlap ", absl::FormatDuration(overlap)))));
+                               absl::StrCat("overlap ", absl::FormatDuration(overlap))),
+                        version));
   return KeyWithSecret{View(std::move(key), account), std::move(text)};
 }
 
-absl::StatusOr<KeyView> Vault::RevokeKey(std::string_view actor, const std::string& path) {
+absl::StatusOr<KeyView> Vault::RevokeKey(std::string_view actor, const std::string& path,
+                                         int64_t* version) {
   TH_ASSIGN_OR_RETURN(const KeyAccount account, FindKeyAccount(path));
   const auto change = [&](StoredKey& key) -> absl::StatusOr<bool> {
     const bool changed = !key.revoked;
@@ -240,12 +253,12 @@ absl::StatusOr<KeyView> Vault::RevokeKey(std::string_view actor, const std::stri
   };
   TH_ASSIGN_OR_RETURN(StoredKey key,
                       store_->ChangeKey(account.account_id, change,
-                                        Record(actor, "key.revoke", account.path)));
+                                        Record(actor, "key.revoke", account.path), version));
   return View(std::move(key), account);
 }
 
 absl::StatusOr<KeyView> Vault::UpdateKey(std::string_view actor, const std::string& path,
-                                         KeyChange request) {
+                                         KeyChange request, int64_t* version) {
   if (request.models) TH_RETURN_IF_ERROR(CheckAllowList(*request.models, "models"));
   if (request.providers) TH_RETURN_IF_ERROR(CheckAllowList(*request.providers, "providers"));
   TH_ASSIGN_OR_RETURN(const KeyAccount account, FindKeyAccount(path));
@@ -275,7 +288,8 @@ absl::StatusOr<KeyView> Vault::UpdateKey(std::string_view actor, const std::stri
   };
   TH_ASSIGN_OR_RETURN(StoredKey key,
                       store_->ChangeKey(account.account_id, change,
-                                        Record(actor, "key.update", account.path, detail)));
+                                        Record(actor, "key.update", account.path, detail),
+                                        version));
   return View(std::move(key), account);
 }
 
@@ -294,7 +308,7 @@ absl::StatusOr<std::vector<StoredKey>> Vault::LookupKeys(const std::vector<std::
 absl::StatusOr<StoredCredential> Vault::SetCredential(std::string_view actor,
                                                       const std::string& provider,
                                                       const std::string& origin,
-                                                      std::string_view secret) {
+                                                      std::string_view secret, int64_t* version) {
   if (!IsProviderName(provider)) {
     return BadArgument("a provider's name is 1 to 64 of a-z, 0-9, '.', '_' and '-'");
   }
@@ -304,22 +318,25 @@ absl::StatusOr<StoredCredential> Vault::SetCredential(std::string_view actor,
       !std::all_of(secret.begin(), secret.end(), [](char c) { return c > ' ' && c < 127; })) {
     return BadArgument("a credential is 1 to 16384 printable ASCII characters without spaces");
   }
-  const auto seal = [&](int64_t version) {
-    return ring_.SealCredential(provider, normalized, version, secret);
+  const auto seal = [&](int64_t credential_version) {
+    return ring_.SealCredential(provider, normalized, credential_version, secret);
   };
   return store_->PutCredential(provider, normalized, clock_->Wall(), seal,
                                Record(actor, "credential.set", absl::StrCat("provider/", provider),
-                                      absl::StrCat("origin ", normalized)));
+                                      absl::StrCat("origin ", normalized)),
+                               version);
 }
 
 absl::StatusOr<std::vector<StoredCredential>> Vault::ListCredentials() {
   return store_->Credentials();
 }
 
-absl::Status Vault::DeleteCredential(std::string_view actor, const std::string& provider) {
+absl::Status Vault::DeleteCredential(std::string_view actor, const std::string& provider,
+                                     int64_t* version) {
   return store_
       ->DeleteCredential(provider,
-                         Record(actor, "credential.delete", absl::StrCat("provider/", provider)))
+                         Record(actor, "credential.delete", absl::StrCat("provider/", provider)),
+                         version)
       .status();
 }
 

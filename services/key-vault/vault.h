@@ -57,10 +57,12 @@ struct KeyWithSecret {
 
 // Thread-safe. Errors have the reasons of vault_admin.proto and vault.proto, KEY_REVOKED
 // (FAILED_PRECONDITION) for changes of a revoked key, and those of the store. `actor` goes to the audit
-// log. Notifying the edges is the caller's.
+// log. `version` gets the change log's version that edges must have acknowledged to know of the change.
 class Vault {
  public:
-  Vault(std::unique_ptr<Store> store, KeyRing ring, LedgerAccounts* ledger, const Clock* clock);
+  // `alone`: no other process uses the store, so that whatever it has of unfinished keys is left over.
+  Vault(std::unique_ptr<Store> store, KeyRing ring, LedgerAccounts* ledger, const Clock* clock,
+        bool alone);
 
   const VirtualKeyKeys& virtual_key_keys() const { return ring_.virtual_key_keys(); }
 
@@ -70,20 +72,22 @@ class Vault {
   // Keys at or below a path, all if "".
   absl::StatusOr<std::vector<KeyView>> ListKeys(const std::string& path);
   absl::StatusOr<KeyWithSecret> RotateKey(std::string_view actor, const std::string& path,
-                                          absl::Duration overlap);
-  absl::StatusOr<KeyView> RevokeKey(std::string_view actor, const std::string& path);
+                                          absl::Duration overlap, int64_t* version);
+  absl::StatusOr<KeyView> RevokeKey(std::string_view actor, const std::string& path,
+                                    int64_t* version);
   absl::StatusOr<KeyView> UpdateKey(std::string_view actor, const std::string& path,
-                                    KeyChange change);
+                                    KeyChange change, int64_t* version);
   // By public id, with the secrets valid now; unknown ids are absent.
   absl::StatusOr<std::vector<StoredKey>> LookupKeys(const std::vector<std::string>& key_ids);
 
   // Origins are normalized (libs/policy/base_url.h), a path is ignored.
   absl::StatusOr<StoredCredential> SetCredential(std::string_view actor, const std::string& provider,
                                                  const std::string& origin,
-                                                 std::string_view secret);
+                                                 std::string_view secret, int64_t* version);
   absl::StatusOr<std::vector<StoredCredential>> ListCredentials();
   // Idempotent.
-  absl::Status DeleteCredential(std::string_view actor, const std::string& provider);
+  absl::Status DeleteCredential(std::string_view actor, const std::string& provider,
+                                int64_t* version);
   struct OpenedCredential {
     crypto::SecretBytes secret;
     int64_t version = 0;
@@ -95,8 +99,9 @@ class Vault {
   absl::StatusOr<std::vector<AuditRecord>> Audit(int64_t page_size, absl::Time since,
                                                  const std::string& resource);
 
-  // Takes back key accounts whose keys were never stored (a crash between the two). What the ledger
-  // does not answer for stays for the next time.
+  // Takes back key accounts whose keys were never stored (a crash between the two): this process'
+  // own, and those of others once they are too old to be still in the making. What the ledger does not
+  // answer for stays for the next time.
   absl::Status ResumeIntents();
 
  private:
@@ -110,6 +115,8 @@ class Vault {
   const KeyRing ring_;
   LedgerAccounts* const ledger_;
   const Clock* const clock_;
+  const bool alone_;
+  const std::string maker_;   // this process, in intents
   absl::Mutex create_mutex_;  // one key account is made or taken back at a time
 };
 

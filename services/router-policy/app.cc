@@ -5,19 +5,37 @@
 #include "libs/base/status_macros.h"
 #include "services/router-policy/catalog.h"
 #include "services/router-policy/grpc_service.h"
-#include "services/router-policy/store/sqlite_store.h"
+#include "services/router-policy/store/sql_store.h"
 
 namespace tollhouse::router {
+
+namespace {
+
+sql::DatabaseSettings SettingsOf(const Config& config) {
+  return {.database = config.database,
+          .password_file = config.database_password_file,
+          .application_name = "tollhouse-router"};
+}
+
+}  // namespace
+
+absl::Status Migrate(const Config& config) {
+  return sql::MigrateDatabase(SettingsOf(config), StoreSchema());
+}
 
 App::App() = default;
 App::~App() { Stop(); }
 
 absl::StatusOr<std::unique_ptr<App>> App::Create(Config config) {
   std::unique_ptr<App> app(new App());
-  TH_ASSIGN_OR_RETURN(std::unique_ptr<Store> store, OpenSqliteStore(config.database_path));
-  TH_ASSIGN_OR_RETURN(app->catalog_, Catalog::Open(std::move(store)));
-  app->services_ = MakeServices(app->catalog_.get(), config.authenticator, config.clock,
-                                config.acknowledge_timeout);
+  TH_ASSIGN_OR_RETURN(app->database_, sql::OpenDatabase(SettingsOf(config), StoreSchema()));
+  sql::Database* const database = app->database_.database.get();
+  TH_ASSIGN_OR_RETURN(app->catalog_, Catalog::Open(MakeSqlStore(database)));
+  TH_ASSIGN_OR_RETURN(
+      app->services_,
+      MakeServices(app->catalog_.get(), config.authenticator, config.clock,
+                   config.acknowledge_timeout,
+                   {.database = database, .postgres = app->database_.postgres}));
   return app;
 }
 

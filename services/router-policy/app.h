@@ -11,6 +11,7 @@
 #include "absl/time/time.h"
 #include "libs/base/clock.h"
 #include "libs/rpc/authenticator.h"
+#include "libs/sql/open.h"
 
 namespace tollhouse::router {
 
@@ -18,12 +19,17 @@ class Catalog;
 class Services;
 
 struct Config {
-  std::string database_path;  // SQLite file, created where there is none
+  std::string database;  // "sqlite:PATH" (made where there is none) or postgresql://USER@HOST:PORT/NAME
+  std::string database_password_file;  // of PostgreSQL
   const Clock* clock = Clock::System();
   const rpc::Authenticator* authenticator = nullptr;  // of the admin API; nullptr: off
   // How long a change waits for connected edges before it answers with their names.
   absl::Duration acknowledge_timeout = absl::Seconds(5);
 };
+
+// Brings the database's schema up to date: safe to repeat, and by two at once. A SQLite file needs no
+// such step.
+absl::Status Migrate(const Config& config);
 
 // Create, register, build the server, Start; Stop before the server shuts down, and destroy after it.
 class App {
@@ -41,6 +47,7 @@ class App {
  private:
   App();
 
+  sql::OpenedDatabase database_;
   std::unique_ptr<Catalog> catalog_;
   std::unique_ptr<Services> services_;
 };

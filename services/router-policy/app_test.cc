@@ -23,7 +23,7 @@ class AppTest : public ::testing::Test {
  protected:
   AppTest() : token_("admin token") {
     Config config;
-    config.database_path = dir_.File("router.db");
+    config.database = "sqlite:" + dir_.File("router.db");
     config.clock = &clock_;
     config.authenticator = &token_;
     auto app = App::Create(config);

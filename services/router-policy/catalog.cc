@@ -133,7 +133,7 @@ absl::StatusOr<std::unique_ptr<Catalog>> Catalog::Open(std::unique_ptr<Store> st
   TH_ASSIGN_OR_RETURN(const policy::PriceBook shipped, policy::ParsePriceBook(kShippedPriceBook));
   TH_RETURN_IF_ERROR(catalog->store_->LoadFirstPrices(shipped.prices, shipped.aliases).status());
   absl::MutexLock lock(&catalog->change_mutex_);
-  TH_RETURN_IF_ERROR(catalog->Reload().status());
+  TH_RETURN_IF_ERROR(catalog->Reload());
   return catalog;
 }
 
@@ -142,29 +142,36 @@ std::shared_ptr<const policy::Policy> Catalog::policy() const {
   return policy_;
 }
 
-absl::StatusOr<int64_t> Catalog::Reload() {
+absl::StatusOr<std::shared_ptr<const policy::Policy>> Catalog::PolicyAt(int64_t version) {
+  absl::MutexLock lock(&change_mutex_);
+  if (version_ < version) TH_RETURN_IF_ERROR(Reload());
+  return policy();
+}
+
+absl::Status Catalog::Reload() {
   TH_ASSIGN_OR_RETURN(StoredPolicy stored, store_->Load());
+  version_ = stored.version;
   auto compiled = policy::Policy::Compile(ToSnapshot(std::move(stored)));
-  {
-    absl::MutexLock lock(&policy_mutex_);
-    policy_ = compiled;
-  }
-  return published_ ? published_(*compiled) : 0;
+  absl::MutexLock lock(&policy_mutex_);
+  policy_ = std::move(compiled);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Catalog::ProviderChange> Catalog::SetProvider(v1::Provider provider) {
   ProviderChange change;
   TH_ASSIGN_OR_RETURN(change.provider, NormalizeProvider(std::move(provider)));
   absl::MutexLock lock(&change_mutex_);
-  TH_ASSIGN_OR_RETURN(change.created, store_->PutProvider(change.provider));
-  TH_ASSIGN_OR_RETURN(change.version, Reload());
+  TH_ASSIGN_OR_RETURN(change.created, store_->PutProvider(change.provider, &change.version));
+  TH_RETURN_IF_ERROR(Reload());
   return change;
 }
 
 absl::StatusOr<int64_t> Catalog::DeleteProvider(const std::string& name) {
   absl::MutexLock lock(&change_mutex_);
-  TH_RETURN_IF_ERROR(store_->DeleteProvider(name).status());
-  return Reload();
+  int64_t version = 0;
+  TH_RETURN_IF_ERROR(store_->DeleteProvider(name, &version).status());
+  TH_RETURN_IF_ERROR(Reload());
+  return version;
 }
 
 absl::StatusOr<Catalog::PriceChange> Catalog::ImportPrices(
@@ -207,8 +214,8 @@ absl::StatusOr<Catalog::PriceChange> Catalog::ImportPrices(
     new_rows.push_back(price);
   }
   if (!dry_run && !new_rows.empty()) {
-    TH_RETURN_IF_ERROR(store_->PutPrices(new_rows));
-    TH_ASSIGN_OR_RETURN(change.version, Reload());
+    TH_RETURN_IF_ERROR(store_->PutPrices(new_rows, &change.version));
+    TH_RETURN_IF_ERROR(Reload());
   }
   change.price_book_version = policy()->price_book_version();
   return change;
@@ -221,9 +228,11 @@ absl::StatusOr<int64_t> Catalog::SetAlias(const v1::ModelAlias& alias, bool remo
   if (!remove && !IsModelName(alias.model())) return BadPrice("the alias names no model");
   if (!alias.vendor().empty() && !IsName(alias.vendor())) return BadPrice("a malformed vendor");
   absl::MutexLock lock(&change_mutex_);
-  TH_RETURN_IF_ERROR(remove ? store_->DeleteAlias(alias.alias(), alias.vendor())
-                            : store_->PutAlias(alias));
-  return Reload();
+  int64_t version = 0;
+  TH_RETURN_IF_ERROR(remove ? store_->DeleteAlias(alias.alias(), alias.vendor(), &version)
+                            : store_->PutAlias(alias, &version));
+  TH_RETURN_IF_ERROR(Reload());
+  return version;
 }
 
 absl::StatusOr<int64_t> Catalog::SetCeiling(const Ceiling& ceiling) {
@@ -234,8 +243,10 @@ absl::StatusOr<int64_t> Catalog::SetCeiling(const Ceiling& ceiling) {
     }
   }
   absl::MutexLock lock(&change_mutex_);
-  TH_RETURN_IF_ERROR(store_->PutCeiling(ceiling));
-  return Reload();
+  int64_t version = 0;
+  TH_RETURN_IF_ERROR(store_->PutCeiling(ceiling, &version));
+  TH_RETURN_IF_ERROR(Reload());
+  return version;
 }
 
 std::vector<v1::ListModelsResponse::Model> Catalog::ListModels(const std::string& provider,

@@ -1,7 +1,6 @@
 // The router's logic without its wire: validates changes, stores them, keeps the compiled policy.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,24 +16,20 @@
 
 namespace tollhouse::router {
 
-// Thread-safe. A change is stored, then compiled, then given to `published`, one after the other, so
-// that subscribers see changes in the order in which they were stored.
+// Thread-safe. A change is stored and then compiled; other replicas may change the store as well.
 class Catalog {
  public:
-  // Called after each change with the policy now in force; its result (a version) is passed through.
-  using Published = std::function<int64_t(const policy::Policy& policy)>;
-
   // Reads the store; fills one that never had prices from the shipped price book.
   static absl::StatusOr<std::unique_ptr<Catalog>> Open(std::unique_ptr<Store> store);
 
-  // Before the first change.
-  void set_published(Published published) { published_ = std::move(published); }
-
   // The policy in force.
   std::shared_ptr<const policy::Policy> policy() const;
+  // The policy with the change log's entries up to `version`, or later ones; read anew if it is not
+  // here yet. The store's errors.
+  absl::StatusOr<std::shared_ptr<const policy::Policy>> PolicyAt(int64_t version);
 
-  // The changes below: the version that `published` gave, or the error of validation (INVALID_ARGUMENT
-  // with BAD_PROVIDER, BAD_PRICE) or of the store.
+  // The changes below: the version of the store after them, or the error of validation
+  // (INVALID_ARGUMENT with BAD_PROVIDER, BAD_PRICE) or of the store.
 
   // Normalizes the provider (base URL, catalog) and upserts it.
   struct ProviderChange {
@@ -68,11 +63,11 @@ class Catalog {
  private:
   explicit Catalog(std::unique_ptr<Store> store) : store_(std::move(store)) {}
 
-  absl::StatusOr<int64_t> Reload() ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
+  absl::Status Reload() ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
 
   const std::unique_ptr<Store> store_;
-  Published published_;
-  absl::Mutex change_mutex_;  // held from storing to publishing
+  absl::Mutex change_mutex_;  // held from storing to compiling
+  int64_t version_ ABSL_GUARDED_BY(change_mutex_) = 0;  // of policy_
   mutable absl::Mutex policy_mutex_ ABSL_ACQUIRED_AFTER(change_mutex_);
   std::shared_ptr<const policy::Policy> policy_ ABSL_GUARDED_BY(policy_mutex_);
 };

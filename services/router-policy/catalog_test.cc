@@ -9,7 +9,7 @@
 #include "libs/policy/price_book.h"
 #include "libs/testing/temp_dir.h"
 #include "services/router-policy/prices/shipped_price_book.h"
-#include "services/router-policy/store/sqlite_store.h"
+#include "services/router-policy/store/sql_store.h"
 
 namespace tollhouse::router {
 namespace {
@@ -100,9 +100,10 @@ class CatalogTest : public ::testing::Test {
   CatalogTest() { Open(); }
   void Open() {
     catalog_.reset();
-    auto store = OpenSqliteStore(dir_.File("router.db"));
-    ASSERT_TRUE(store.ok()) << store.status();
-    auto catalog = Catalog::Open(*std::move(store));
+    auto opened = sql::OpenDatabase({.database = "sqlite:" + dir_.File("router.db")}, StoreSchema());
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    opened_ = *std::move(opened);
+    auto catalog = Catalog::Open(MakeSqlStore(opened_.database.get()));
     ASSERT_TRUE(catalog.ok()) << catalog.status();
     catalog_ = *std::move(catalog);
   }
@@ -111,6 +112,7 @@ class CatalogTest : public ::testing::Test {
   }
 
   testing::TempDir dir_;
+  sql::OpenedDatabase opened_;
   std::unique_ptr<Catalog> catalog_;
 };
 

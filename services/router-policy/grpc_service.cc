@@ -9,7 +9,7 @@
 #include "libs/base/status_macros.h"
 #include "libs/rpc/permission.h"
 #include "libs/rpc/status.h"
-#include "libs/rpc/watch_hub.h"
+#include "libs/rpc/replicated_watch.h"
 #include "services/router-policy/catalog.h"
 #include "tollhouse/router/v1/router.grpc.pb.h"
 #include "tollhouse/router/v1/router_admin.grpc.pb.h"
@@ -17,7 +17,7 @@
 namespace tollhouse::router {
 namespace {
 
-using Hub = rpc::WatchHub<v1::WatchRequest, v1::WatchResponse>;
+using PolicyWatch = rpc::ReplicatedWatch<v1::WatchRequest, v1::WatchResponse>;
 
 v1::WatchResponse ToResponse(const policy::Policy& policy) {
   v1::WatchResponse response;
@@ -28,23 +28,23 @@ v1::WatchResponse ToResponse(const policy::Policy& policy) {
 class RouterServiceImpl final
     : public v1::RouterService::WithCallbackMethod_Watch<v1::RouterService::Service> {
  public:
-  explicit RouterServiceImpl(Hub* hub) : hub_(hub) {}
+  explicit RouterServiceImpl(PolicyWatch* watch) : watch_(watch) {}
 
   grpc::ServerBidiReactor<v1::WatchRequest, v1::WatchResponse>* Watch(
       grpc::CallbackServerContext* context) override {
-    return hub_->Serve(context);
+    return watch_->Serve(context);
   }
 
  private:
-  Hub* const hub_;
+  PolicyWatch* const watch_;
 };
 
 class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
  public:
-  RouterAdminServiceImpl(Catalog* catalog, Hub* hub, const rpc::Authenticator* authenticator,
+  RouterAdminServiceImpl(Catalog* catalog, PolicyWatch* watch, const rpc::Authenticator* authenticator,
                          const Clock* clock, absl::Duration acknowledge_timeout)
       : catalog_(catalog),
-        hub_(hub),
+        watch_(watch),
         authenticator_(authenticator),
         clock_(clock),
         acknowledge_timeout_(acknowledge_timeout) {}
@@ -171,13 +171,13 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
 
   template <typename Response>
   void AwaitEdges(int64_t version, Response* response) {
-    for (std::string& name : hub_->WaitAcknowledged(version, acknowledge_timeout_)) {
+    for (std::string& name : watch_->WaitAcknowledged(version, acknowledge_timeout_)) {
       response->add_stragglers(std::move(name));
     }
   }
 
   Catalog* const catalog_;
-  Hub* const hub_;
+  PolicyWatch* const watch_;
   const rpc::Authenticator* const authenticator_;
   const Clock* const clock_;
   const absl::Duration acknowledge_timeout_;
@@ -185,30 +185,40 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
 
 class ServicesImpl final : public Services {
  public:
-  ServicesImpl(Catalog* catalog, const rpc::Authenticator* authenticator, const Clock* clock,
+  ServicesImpl(std::unique_ptr<PolicyWatch> watch, Catalog* catalog,
+               const rpc::Authenticator* authenticator, const Clock* clock,
                absl::Duration acknowledge_timeout)
-      : hub_([catalog] { return ToResponse(*catalog->policy()); }),
-        router_(&hub_),
-        admin_(catalog, &hub_, authenticator, clock, acknowledge_timeout) {
-    catalog->set_published(
-        [this](const policy::Policy& policy) { return hub_.Publish(ToResponse(policy)); });
-  }
+      : watch_(std::move(watch)),
+        router_(watch_.get()),
+        admin_(catalog, watch_.get(), authenticator, clock, acknowledge_timeout) {}
 
   grpc::Service* router() override { return &router_; }
   grpc::Service* admin() override { return &admin_; }
-  void Shutdown() override { hub_.Shutdown(); }
+  void Shutdown() override { watch_->Shutdown(); }
 
  private:
-  Hub hub_;
+  const std::unique_ptr<PolicyWatch> watch_;
   RouterServiceImpl router_;
   RouterAdminServiceImpl admin_;
 };
 
 }  // namespace
 
-std::unique_ptr<Services> MakeServices(Catalog* catalog, const rpc::Authenticator* authenticator,
-                                       const Clock* clock, absl::Duration acknowledge_timeout) {
-  return std::make_unique<ServicesImpl>(catalog, authenticator, clock, acknowledge_timeout);
+absl::StatusOr<std::unique_ptr<Services>> MakeServices(Catalog* catalog,
+                                                       const rpc::Authenticator* authenticator,
+                                                       const Clock* clock,
+                                                       absl::Duration acknowledge_timeout,
+                                                       sql::ChangeFeedOptions changes) {
+  TH_ASSIGN_OR_RETURN(
+      std::unique_ptr<PolicyWatch> watch,
+      PolicyWatch::Start(
+          std::move(changes), [catalog] { return ToResponse(*catalog->policy()); },
+          [catalog](int64_t version, std::string_view) -> absl::StatusOr<v1::WatchResponse> {
+            TH_ASSIGN_OR_RETURN(const auto policy, catalog->PolicyAt(version));
+            return ToResponse(*policy);
+          }));
+  return std::make_unique<ServicesImpl>(std::move(watch), catalog, authenticator, clock,
+                                        acknowledge_timeout);
 }
 
 }  // namespace tollhouse::router

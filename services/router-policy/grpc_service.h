@@ -5,19 +5,19 @@
 
 #include <memory>
 
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "libs/base/clock.h"
 #include "libs/rpc/authenticator.h"
+#include "libs/sql/change_feed.h"
 
 namespace tollhouse::router {
 
 class Catalog;
 
-// The two services of one catalog. The catalog's changes are published to the watchers from
-// construction on. All arguments outlive it; it outlives the server it is registered with.
+// The two services of one catalog.
 class Services {
  public:
-  // `acknowledge_timeout`: how long a change waits for the edges before it names the stragglers.
   virtual ~Services() = default;
   virtual grpc::Service* router() = 0;
   virtual grpc::Service* admin() = 0;
@@ -25,7 +25,13 @@ class Services {
   virtual void Shutdown() = 0;
 };
 
-std::unique_ptr<Services> MakeServices(Catalog* catalog, const rpc::Authenticator* authenticator,
-                                       const Clock* clock, absl::Duration acknowledge_timeout);
+// `acknowledge_timeout`: how long a change waits for the edges before it names the stragglers.
+// `changes`: of the catalog's database. All arguments outlive the services; they outlive the server
+// they are registered with. Errors of reading the change log.
+absl::StatusOr<std::unique_ptr<Services>> MakeServices(Catalog* catalog,
+                                                       const rpc::Authenticator* authenticator,
+                                                       const Clock* clock,
+                                                       absl::Duration acknowledge_timeout,
+                                                       sql::ChangeFeedOptions changes);
 
 }  // namespace tollhouse::router

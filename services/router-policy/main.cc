@@ -2,7 +2,6 @@
 #include <memory>
 #include <string>
 
-#include "absl/strings/strip.h"
 #include "libs/base/status_macros.h"
 #include "libs/rpc/program.h"
 #include "services/router-policy/app.h"
@@ -20,23 +19,20 @@ constexpr char kExamples[] =
     "      for a trial on this machine\n";
 
 int Run(int argc, char** argv) {
-  std::string database;
   Config config;
   rpc::Program program({"router", "providers, models and prices", kExamples, true, 7301});
   config::Options& options = program.options();
-  options.Add("database", &database, "sqlite:PATH (required)");
+  options.Add("database", &config.database,
+              "sqlite:PATH, or postgresql://USER@HOST:PORT/NAME without a password (required)");
+  options.Add("database-password-file", &config.database_password_file,
+              "of PostgreSQL; read at each connect");
   options.Add("acknowledge-timeout", &config.acknowledge_timeout,
               "how long a change waits for connected edges");
-  const auto prepare = [&] { config.database_path = std::string(absl::StripPrefix(database, "sqlite:")); };
   program.SetCheck([&] {
-    return database.empty() ? absl::InvalidArgumentError("--database is required") : absl::OkStatus();
+    return config.database.empty() ? absl::InvalidArgumentError("--database is required") : absl::OkStatus();
   });
-  program.AddCommand("migrate", [&] {
-    prepare();
-    return App::Create(config).status();
-  });
+  program.AddCommand("migrate", [&] { return Migrate(config); });
   return program.Run(argc, argv, [&](const rpc::Environment& environment) -> absl::StatusOr<std::unique_ptr<rpc::Hosted>> {
-    prepare();
     config.authenticator = environment.authenticator().get();
     TH_ASSIGN_OR_RETURN(auto app, App::Create(config));
     return std::make_unique<rpc::HostedApp<App>>(std::move(app));

@@ -210,9 +210,9 @@ absl::StatusOr<std::unique_ptr<Standalone>> Standalone::Start(const Config& conf
   TH_RETURN_IF_ERROR(parts->ledger.Host(ledger::App::Create(
       {.database_path = file("ledger.db"), .authenticator = parts->authenticator.get()})));
   TH_RETURN_IF_ERROR(parts->router.Host(router::App::Create(
-      {.database_path = file("router.db"), .authenticator = parts->authenticator.get()})));
+      {.database = "sqlite:" + file("router.db"), .authenticator = parts->authenticator.get()})));
   TH_RETURN_IF_ERROR(parts->vault.Host(vault::App::Create(
-      {.database_path = file("vault.db"),
+      {.database = "sqlite:" + file("vault.db"),
        .key_encryption_key_file = file("kek"),
        .create_key_encryption_key = true,
        .authenticator = parts->authenticator.get()},

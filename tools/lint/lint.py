@@ -22,7 +22,7 @@ LIB_DEPS = {
     "aio": {"base", "config", "obs"},
     "sql": {"base", "config", "obs", "aio"},
     "redis": {"base", "config", "obs", "aio"},
-    "rpc": {"base", "config", "obs", "aio", "crypto", "proto"},
+    "rpc": {"base", "config", "obs", "aio", "crypto", "sql", "proto"},
     "http": {"base", "config", "obs", "aio", "crypto"},
     "identity": {"base", "obs", "http"},
     "policy": {"base", "proto"},

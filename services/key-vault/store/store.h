@@ -40,6 +40,8 @@ struct KeyIntent {
   std::string client_request_id;
   std::string parent_path;
   std::string name;
+  std::string maker;  // the process
+  absl::Time at;
 };
 
 struct SealedSecret {
@@ -64,8 +66,10 @@ struct AuditRecord {
   std::string detail;
 };
 
-// Durable when a call returns; each call is one transaction, with its audit record in it. Errors:
-// RESOURCE_EXHAUSTED (SQL_FULL), UNAVAILABLE (SQL_BUSY), INTERNAL. Thread-safe.
+// Durable when a call returns; each call is one transaction, with its audit record in it. What edges
+// may have cached is appended to the change log (vault.v1.WatchResponse); `version` gets the version of
+// that, or the newest there is if nothing was changed. Errors: those of libs/sql/database.h.
+// Thread-safe.
 class Store {
  public:
   virtual ~Store() = default;
@@ -79,7 +83,10 @@ class Store {
   virtual absl::Status DeleteIntent(std::string_view client_request_id) = 0;
   virtual absl::StatusOr<std::vector<KeyIntent>> Intents() = 0;
 
-  // A new key; its intent is done.
+  // Takes an intent away from its maker, who cannot insert its key any more. False if it is gone.
+  virtual absl::StatusOr<bool> ClaimIntent(std::string_view client_request_id) = 0;
+
+  // A new key; its intent ("": none) is done. ABORTED (KEY_TAKEN_BACK) if that was claimed or is gone.
   virtual absl::Status InsertKey(const StoredKey& key, std::string_view client_request_id,
                                  const AuditRecord& audit) = 0;
   // Reads, changes and writes one key in one transaction. `change` answers whether there is anything
@@ -87,7 +94,7 @@ class Store {
   // NotFound (KEY_NOT_FOUND) without a key of that account. The key as it is then.
   using Change = std::function<absl::StatusOr<bool>(StoredKey& key)>;
   virtual absl::StatusOr<StoredKey> ChangeKey(int64_t account_id, const Change& change,
-                                              const AuditRecord& audit) = 0;
+                                              const AuditRecord& audit, int64_t* version) = 0;
   // Unknown ids are absent from the answer.
   virtual absl::StatusOr<std::vector<StoredKey>> KeysByIds(
       const std::vector<std::string>& key_ids) = 0;
@@ -100,14 +107,15 @@ class Store {
   virtual absl::StatusOr<StoredCredential> PutCredential(const std::string& provider,
                                                          const std::string& origin, absl::Time at,
                                                          const Seal& seal,
-                                                         const AuditRecord& audit) = 0;
+                                                         const AuditRecord& audit,
+                                                         int64_t* version) = 0;
   virtual absl::StatusOr<std::optional<StoredCredential>> GetCredential(
       std::string_view provider) = 0;
   // By provider.
   virtual absl::StatusOr<std::vector<StoredCredential>> Credentials() = 0;
   // Whether it was there; audited if so.
   virtual absl::StatusOr<bool> DeleteCredential(std::string_view provider,
-                                                const AuditRecord& audit) = 0;
+                                                const AuditRecord& audit, int64_t* version) = 0;
 
   virtual absl::Status AppendAudit(const AuditRecord& audit) = 0;
   // Newest first, at most `limit`, not before `since`; of a resource and what is below it

@@ -1,11 +1,12 @@
 // What every store of the vault promises; each implementation is one line at the end.
-#include <functional>
 #include <memory>
+#include <optional>
 
 #include "gtest/gtest.h"
 #include "libs/base/error.h"
+#include "libs/testing/postgres_server.h"
 #include "libs/testing/temp_dir.h"
-#include "services/key-vault/store/sqlite_store.h"
+#include "services/key-vault/store/sql_store.h"
 #include "services/key-vault/store/store.h"
 
 namespace tollhouse::vault {
@@ -13,18 +14,29 @@ namespace {
 
 const absl::Time kNow = absl::FromUnixMicros(1'795'262'400'123'456);
 
-struct Backend {
-  const char* name;
-  // Opens the store again each time it is called, with the same content.
-  std::function<std::unique_ptr<Store>(const testing::TempDir&)> open;
-};
+enum class Backend { kSqlite, kPostgres };
 
 class StoreConformanceTest : public ::testing::TestWithParam<Backend> {
  protected:
-  StoreConformanceTest() { Reopen(); }
+  StoreConformanceTest() {
+    if (GetParam() == Backend::kSqlite) {
+      settings_.database = "sqlite:" + dir_.File("vault.db");
+    } else {
+      postgres_.emplace(testing::PostgresServer::Shared(), "vault", [](const std::string& uri) {
+        EXPECT_TRUE(sql::MigrateDatabase({.database = uri}, StoreSchema()).ok());
+      });
+      settings_.database = postgres_->uri();
+    }
+    Reopen();
+  }
+  // The same content, opened again.
   void Reopen() {
     store_.reset();
-    store_ = GetParam().open(dir_);
+    opened_.database.reset();
+    auto opened = sql::OpenDatabase(settings_, StoreSchema());
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    opened_ = *std::move(opened);
+    store_ = MakeSqlStore(opened_.database.get());
   }
   static StoredKey Key(const std::string& id, int64_t account) {
     StoredKey key;
@@ -45,7 +57,11 @@ class StoreConformanceTest : public ::testing::TestWithParam<Backend> {
   }
 
   testing::TempDir dir_;
+  std::optional<testing::PostgresDatabase> postgres_;
+  sql::DatabaseSettings settings_;
+  sql::OpenedDatabase opened_;
   std::unique_ptr<Store> store_;
+  int64_t version_ = 0;
 };
 
 TEST_P(StoreConformanceTest, HashKeysAreSetOnce) {
@@ -89,8 +105,8 @@ TEST_P(StoreConformanceTest, OneKeyPerIdAndAccount) {
 }
 
 TEST_P(StoreConformanceTest, IntentEndsWithItsKey) {
-  ASSERT_TRUE(store_->PutIntent({"r1", "acme", "a"}).ok());
-  ASSERT_TRUE(store_->PutIntent({"r2", "acme", "b"}).ok());
+  ASSERT_TRUE(store_->PutIntent({"r1", "acme", "a", "me", kNow}).ok());
+  ASSERT_TRUE(store_->PutIntent({"r2", "acme", "b", "me", kNow}).ok());
   Reopen();
   EXPECT_EQ(store_->Intents()->size(), 2u);
   ASSERT_TRUE(store_->InsertKey(Key("a", 1), "r1", Audit("key.create", "acme/a")).ok());
@@ -98,6 +114,22 @@ TEST_P(StoreConformanceTest, IntentEndsWithItsKey) {
   EXPECT_EQ(store_->Intents()->front().name, "b");
   ASSERT_TRUE(store_->DeleteIntent("r2").ok());
   EXPECT_TRUE(store_->Intents()->empty());
+}
+
+TEST_P(StoreConformanceTest, AKeyWhoseIntentWasClaimedIsNotStored) {
+  ASSERT_TRUE(store_->PutIntent({"r1", "acme", "a", "me", kNow}).ok());
+  EXPECT_EQ(store_->Intents()->front().maker, "me");
+  EXPECT_EQ(store_->Intents()->front().at, kNow);
+  EXPECT_TRUE(*store_->ClaimIntent("r1"));
+  EXPECT_TRUE(*store_->ClaimIntent("r1"));
+  EXPECT_EQ(ReasonOf(store_->InsertKey(Key("a", 1), "r1", Audit("key.create", "acme/a"))),
+            "KEY_TAKEN_BACK");
+  EXPECT_EQ(store_->Intents()->size(), 1u);
+  ASSERT_TRUE(store_->DeleteIntent("r1").ok());
+  EXPECT_FALSE(*store_->ClaimIntent("r1"));
+  EXPECT_EQ(ReasonOf(store_->InsertKey(Key("a", 1), "r1", Audit("key.create", "acme/a"))),
+            "KEY_TAKEN_BACK");
+  EXPECT_TRUE(store_->AllKeys()->empty());
 }
 
 TEST_P(StoreConformanceTest, ChangeIsWrittenWithItsAuditOrNotAtAll) {
@@ -111,8 +143,10 @@ TEST_P(StoreConformanceTest, ChangeIsWrittenWithItsAuditOrNotAtAll) {
         key.macs.push_back({std::string(32, 'n'), kNow, kNow + absl::Minutes(1)});
         return true;
       },
-      Audit("key.update", "acme/a"));
+      Audit("key.update", "acme/a"), &version_);
   ASSERT_TRUE(changed.ok()) << changed.status();
+  const int64_t version = version_;
+  EXPECT_GT(version, 1);
   Reopen();
   const StoredKey key = **store_->KeyByAccount(1);
   EXPECT_TRUE(key.disabled && key.revoked);
@@ -126,17 +160,18 @@ TEST_P(StoreConformanceTest, ChangeIsWrittenWithItsAuditOrNotAtAll) {
         k.disabled = false;
         return absl::FailedPreconditionError("no");
       },
-      Audit("key.update", "acme/a"));
+      Audit("key.update", "acme/a"), &version_);
   EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
   ASSERT_TRUE(store_
                   ->ChangeKey(1, [](StoredKey&) -> absl::StatusOr<bool> { return false; },
-                              Audit("key.update", "acme/a"))
+                              Audit("key.update", "acme/a"), &version_)
                   .ok());
+  EXPECT_EQ(version_, version);
   EXPECT_TRUE((*store_->KeyByAccount(1))->disabled);
   EXPECT_EQ(store_->Audit(10, absl::UnixEpoch(), "")->size(), 2u);
   EXPECT_EQ(ReasonOf(store_
                          ->ChangeKey(2, [](StoredKey&) -> absl::StatusOr<bool> { return true; },
-                                     Audit("key.update", "acme/b"))
+                                     Audit("key.update", "acme/b"), &version_)
                          .status()),
             "KEY_NOT_FOUND");
 }
@@ -148,14 +183,17 @@ TEST_P(StoreConformanceTest, CredentialVersionsNeverReturn) {
         [](int64_t version) -> absl::StatusOr<SealedSecret> {
           return SealedSecret{"wrapped\0" + std::to_string(version), "sealed"};
         },
-        Audit("credential.set", "provider/" + provider));
+        Audit("credential.set", "provider/" + provider), &version_);
     EXPECT_TRUE(stored.ok()) << stored.status();
     return stored->version;
   };
   EXPECT_EQ(put("openai"), 1);
   EXPECT_EQ(put("openai"), 2);
-  EXPECT_TRUE(*store_->DeleteCredential("openai", Audit("credential.delete", "provider/openai")));
-  EXPECT_FALSE(*store_->DeleteCredential("openai", Audit("credential.delete", "provider/openai")));
+  const AuditRecord audit = Audit("credential.delete", "provider/openai");
+  EXPECT_TRUE(*store_->DeleteCredential("openai", audit, &version_));
+  const int64_t version = version_;
+  EXPECT_FALSE(*store_->DeleteCredential("openai", audit, &version_));
+  EXPECT_EQ(version_, version);
   Reopen();
   EXPECT_FALSE(store_->GetCredential("openai")->has_value());
   EXPECT_EQ(put("openai"), 3);
@@ -173,7 +211,7 @@ TEST_P(StoreConformanceTest, UnsealableCredentialChangesNothing) {
                                    [](int64_t) -> absl::StatusOr<SealedSecret> {
                                      return absl::InternalError("no");
                                    },
-                                   Audit("credential.set", "provider/openai"))
+                                   Audit("credential.set", "provider/openai"), &version_)
                    .ok());
   EXPECT_TRUE(store_->Credentials()->empty());
   EXPECT_TRUE(store_->Audit(10, absl::UnixEpoch(), "")->empty());
@@ -194,15 +232,11 @@ TEST_P(StoreConformanceTest, AuditIsNewestFirstAndFiltered) {
   EXPECT_TRUE(store_->Audit(10, kNow + absl::Seconds(1), "")->empty());
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Backends, StoreConformanceTest,
-    ::testing::Values(Backend{"Sqlite",
-                              [](const testing::TempDir& dir) {
-                                auto store = OpenSqliteStore(dir.File("vault.db"));
-                                EXPECT_TRUE(store.ok()) << store.status();
-                                return *std::move(store);
-                              }}),
-    [](const auto& backend) { return backend.param.name; });
+INSTANTIATE_TEST_SUITE_P(Backends, StoreConformanceTest,
+                         ::testing::Values(Backend::kSqlite, Backend::kPostgres),
+                         [](const auto& backend) {
+                           return backend.param == Backend::kSqlite ? "Sqlite" : "Postgres";
+                         });
 
 }  // namespace
 }  // namespace tollhouse::vault

@@ -19,6 +19,7 @@ struct Ceiling {
 
 // Everything, consistent.
 struct StoredPolicy {
+  int64_t version = 0;  // of the change log: every change up to it is in here
   std::vector<v1::Provider> providers;  // by priority, highest first, then by name
   std::vector<v1::ModelPrice> prices;   // by vendor, model, effective_from
   std::vector<v1::ModelAlias> aliases;  // by alias, vendor
@@ -26,7 +27,9 @@ struct StoredPolicy {
 };
 
 // Durable when a call returns; each call is one transaction. Callers have validated what they store.
-// Errors: RESOURCE_EXHAUSTED (SQL_FULL), UNAVAILABLE (SQL_BUSY), INTERNAL. Thread-safe.
+// A call that changes something appends to the change log (an empty payload: the policy is to be loaded
+// anew); `version` gets the version of that, or the newest there is if nothing was changed. Errors:
+// those of libs/sql/database.h. Thread-safe.
 class Store {
  public:
   virtual ~Store() = default;
@@ -38,19 +41,20 @@ class Store {
                                                const std::vector<v1::ModelAlias>& aliases) = 0;
 
   // Upsert by name; whether it was new.
-  virtual absl::StatusOr<bool> PutProvider(const v1::Provider& provider) = 0;
+  virtual absl::StatusOr<bool> PutProvider(const v1::Provider& provider, int64_t* version) = 0;
   // Whether it was there.
-  virtual absl::StatusOr<bool> DeleteProvider(std::string_view name) = 0;
+  virtual absl::StatusOr<bool> DeleteProvider(std::string_view name, int64_t* version) = 0;
 
   // Upserts by (vendor, model, effective_from), all or none.
-  virtual absl::Status PutPrices(const std::vector<v1::ModelPrice>& prices) = 0;
+  virtual absl::Status PutPrices(const std::vector<v1::ModelPrice>& prices, int64_t* version) = 0;
 
   // Upsert by (alias, vendor).
-  virtual absl::Status PutAlias(const v1::ModelAlias& alias) = 0;
+  virtual absl::Status PutAlias(const v1::ModelAlias& alias, int64_t* version) = 0;
   // Those of every vendor if `vendor` is "". Idempotent.
-  virtual absl::Status DeleteAlias(std::string_view alias, std::string_view vendor) = 0;
+  virtual absl::Status DeleteAlias(std::string_view alias, std::string_view vendor,
+                                   int64_t* version) = 0;
 
-  virtual absl::Status PutCeiling(const Ceiling& ceiling) = 0;
+  virtual absl::Status PutCeiling(const Ceiling& ceiling, int64_t* version) = 0;
 };
 
 }  // namespace tollhouse::router

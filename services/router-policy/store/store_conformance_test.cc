@@ -1,28 +1,40 @@
 // What every store of the router promises; each implementation is one line at the end.
-#include <functional>
 #include <memory>
+#include <optional>
 
 #include "gtest/gtest.h"
 #include "libs/policy/price_book.h"
+#include "libs/testing/postgres_server.h"
 #include "libs/testing/temp_dir.h"
-#include "services/router-policy/store/sqlite_store.h"
+#include "services/router-policy/store/sql_store.h"
 #include "services/router-policy/store/store.h"
 
 namespace tollhouse::router {
 namespace {
 
-struct Backend {
-  const char* name;
-  // Opens the store again each time it is called, with the same content.
-  std::function<std::unique_ptr<Store>(const testing::TempDir&)> open;
-};
+enum class Backend { kSqlite, kPostgres };
 
 class StoreConformanceTest : public ::testing::TestWithParam<Backend> {
  protected:
-  StoreConformanceTest() { Reopen(); }
+  StoreConformanceTest() {
+    if (GetParam() == Backend::kSqlite) {
+      settings_.database = "sqlite:" + dir_.File("router.db");
+    } else {
+      postgres_.emplace(testing::PostgresServer::Shared(), "router", [](const std::string& uri) {
+        EXPECT_TRUE(sql::MigrateDatabase({.database = uri}, StoreSchema()).ok());
+      });
+      settings_.database = postgres_->uri();
+    }
+    Reopen();
+  }
+  // The same content, opened again.
   void Reopen() {
     store_.reset();
-    store_ = GetParam().open(dir_);
+    opened_.database.reset();
+    auto opened = sql::OpenDatabase(settings_, StoreSchema());
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    opened_ = *std::move(opened);
+    store_ = MakeSqlStore(opened_.database.get());
   }
   StoredPolicy Load() {
     auto stored = store_->Load();
@@ -45,7 +57,11 @@ class StoreConformanceTest : public ::testing::TestWithParam<Backend> {
   }
 
   testing::TempDir dir_;
+  std::optional<testing::PostgresDatabase> postgres_;
+  sql::DatabaseSettings settings_;
+  sql::OpenedDatabase opened_;
   std::unique_ptr<Store> store_;
+  int64_t version_ = 0;
 };
 
 TEST_P(StoreConformanceTest, StartsEmpty) {
@@ -65,20 +81,20 @@ TEST_P(StoreConformanceTest, KeepsEveryFieldOfAProvider) {
   provider.mutable_quirks()->set_no_include_usage(true);
   provider.mutable_quirks()->set_errors_are_billed(true);
   provider.mutable_quirks()->set_auto_service_tier("default");
-  EXPECT_TRUE(*store_->PutProvider(provider));
-  EXPECT_FALSE(*store_->PutProvider(provider));
+  EXPECT_TRUE(*store_->PutProvider(provider, &version_));
+  EXPECT_FALSE(*store_->PutProvider(provider, &version_));
   Reopen();
   const StoredPolicy stored = Load();
   ASSERT_EQ(stored.providers.size(), 1u);
   EXPECT_EQ(stored.providers[0].SerializeAsString(), provider.SerializeAsString());
-  EXPECT_TRUE(*store_->DeleteProvider("local"));
-  EXPECT_FALSE(*store_->DeleteProvider("local"));
+  EXPECT_TRUE(*store_->DeleteProvider("local", &version_));
+  EXPECT_FALSE(*store_->DeleteProvider("local", &version_));
   EXPECT_TRUE(Load().providers.empty());
 }
 
 TEST_P(StoreConformanceTest, ProvidersComeByPriorityThenName) {
   for (const auto& [name, priority] : {std::pair("b", 0), std::pair("a", 0), std::pair("z", 9)}) {
-    ASSERT_TRUE(store_->PutProvider(Provider(name, priority)).ok());
+    ASSERT_TRUE(store_->PutProvider(Provider(name, priority), &version_).ok());
   }
   std::string order;
   for (const v1::Provider& provider : Load().providers) order += provider.name();
@@ -87,9 +103,10 @@ TEST_P(StoreConformanceTest, ProvidersComeByPriorityThenName) {
 
 TEST_P(StoreConformanceTest, PricesAreKeptByVendorModelAndDate) {
   ASSERT_TRUE(store_->PutPrices(Prices("price v m input=1\nprice v m from=2026-01-01 input=2\n"
-                                       "price a z input=0.00000001 other={\"x\":\"1\"}"))
+                                       "price a z input=0.00000001 other={\"x\":\"1\"}"),
+                               &version_)
                   .ok());
-  ASSERT_TRUE(store_->PutPrices(Prices("price v m from=2026-01-01 input=3")).ok());
+  ASSERT_TRUE(store_->PutPrices(Prices("price v m from=2026-01-01 input=3"), &version_).ok());
   Reopen();
   std::string text;
   for (const v1::ModelPrice& price : Load().prices) text += policy::FormatPrice(price) + "\n";
@@ -114,7 +131,7 @@ TEST_P(StoreConformanceTest, FirstPricesAreLoadedOnce) {
 }
 
 TEST_P(StoreConformanceTest, OwnPricesKeepTheFirstOnesOut) {
-  ASSERT_TRUE(store_->PutPrices(Prices("price v m input=1")).ok());
+  ASSERT_TRUE(store_->PutPrices(Prices("price v m input=1"), &version_).ok());
   EXPECT_FALSE(*store_->LoadFirstPrices(Prices("price v other input=1"), {}));
 }
 
@@ -124,33 +141,38 @@ TEST_P(StoreConformanceTest, AliasesAreKeptByNameAndVendor) {
   for (const char* vendor : {"openai", "anthropic", "openai"}) {
     alias.set_vendor(vendor);
     alias.set_model(std::string(vendor) + "-mini");
-    ASSERT_TRUE(store_->PutAlias(alias).ok());
+    ASSERT_TRUE(store_->PutAlias(alias, &version_).ok());
   }
   EXPECT_EQ(Load().aliases.size(), 2u);
   EXPECT_EQ(Load().aliases[0].model(), "anthropic-mini");
-  ASSERT_TRUE(store_->DeleteAlias("fast", "openai").ok());
+  ASSERT_TRUE(store_->DeleteAlias("fast", "openai", &version_).ok());
   EXPECT_EQ(Load().aliases.size(), 1u);
-  ASSERT_TRUE(store_->DeleteAlias("fast", "").ok());
-  ASSERT_TRUE(store_->DeleteAlias("fast", "").ok());
+  ASSERT_TRUE(store_->DeleteAlias("fast", "", &version_).ok());
+  ASSERT_TRUE(store_->DeleteAlias("fast", "", &version_).ok());
   EXPECT_TRUE(Load().aliases.empty());
 }
 
 TEST_P(StoreConformanceTest, CeilingIsKept) {
-  ASSERT_TRUE(store_->PutCeiling({7, 8}).ok());
+  ASSERT_TRUE(store_->PutCeiling({7, 8}, &version_).ok());
   Reopen();
   EXPECT_EQ(Load().ceiling.input_nanousd_per_mtok, 7);
   EXPECT_EQ(Load().ceiling.output_nanousd_per_mtok, 8);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Backends, StoreConformanceTest,
-    ::testing::Values(Backend{"Sqlite",
-                              [](const testing::TempDir& dir) {
-                                auto store = OpenSqliteStore(dir.File("router.db"));
-                                EXPECT_TRUE(store.ok()) << store.status();
-                                return *std::move(store);
-                              }}),
-    [](const auto& backend) { return backend.param.name; });
+TEST_P(StoreConformanceTest, EachChangeHasTheNextVersionAndIsInWhatIsLoaded) {
+  const int64_t before = Load().version;
+  ASSERT_TRUE(store_->PutCeiling({7, 8}, &version_).ok());
+  EXPECT_EQ(version_, before + 1);
+  ASSERT_TRUE(store_->PutProvider(Provider("a", 0), &version_).ok());
+  EXPECT_EQ(version_, before + 2);
+  EXPECT_EQ(Load().version, before + 2);
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, StoreConformanceTest,
+                         ::testing::Values(Backend::kSqlite, Backend::kPostgres),
+                         [](const auto& backend) {
+                           return backend.param == Backend::kSqlite ? "Sqlite" : "Postgres";
+                         });
 
 }  // namespace
 }  // namespace tollhouse::router

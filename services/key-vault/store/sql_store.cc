@@ -1,4 +1,4 @@
-#include "services/key-vault/store/sqlite_store.h"
+#include "services/key-vault/store/sql_store.h"
 
 #include <utility>
 
@@ -6,11 +6,14 @@
 #include "absl/strings/str_split.h"
 #include "libs/base/error.h"
 #include "libs/base/status_macros.h"
-#include "libs/sql/sqlite.h"
+#include "libs/sql/change_log.h"
+#include "tollhouse/vault/v1/vault.pb.h"
 
 namespace tollhouse::vault {
 
-extern const std::string_view kSchema1;
+extern const std::string_view kSqliteSchema1;
+extern const std::string_view kSqliteSchema2;
+extern const std::string_view kPostgresSchema1;
 
 namespace {
 
@@ -103,9 +106,31 @@ StoredCredential CredentialFrom(const sql::Rows& rows) {
           {rows.Text(4), rows.Text(5)}};
 }
 
-class SqliteStore final : public Store {
+absl::Status AppendKeyChange(sql::Connection& connection, const std::string& key_id,
+                             int64_t* version) {
+  v1::WatchResponse change;
+  change.add_changed_key_ids(key_id);
+  TH_ASSIGN_OR_RETURN(*version, sql::AppendChange(connection, change.SerializeAsString()));
+  return absl::OkStatus();
+}
+
+absl::Status AppendCredentialChange(sql::Connection& connection, std::string_view provider,
+                                    int64_t* version) {
+  v1::WatchResponse change;
+  change.add_changed_credential_providers(std::string(provider));
+  TH_ASSIGN_OR_RETURN(*version, sql::AppendChange(connection, change.SerializeAsString()));
+  return absl::OkStatus();
+}
+
+absl::Status NewestVersion(sql::Connection& connection, int64_t* version) {
+  TH_ASSIGN_OR_RETURN(const sql::ChangeLogHead head, sql::ReadChangeLogHead(connection));
+  *version = head.version;
+  return absl::OkStatus();
+}
+
+class SqlStore final : public Store {
  public:
-  explicit SqliteStore(std::unique_ptr<sql::Database> database) : database_(std::move(database)) {}
+  explicit SqlStore(sql::Database* database) : database_(database) {}
 
   absl::StatusOr<std::optional<std::string>> SealedHashKeys() override {
     std::optional<std::string> sealed;
@@ -132,9 +157,10 @@ class SqliteStore final : public Store {
   absl::Status PutIntent(const KeyIntent& intent) override {
     return database_->Write([&](sql::Connection& connection) {
       return connection
-          .Execute("INSERT INTO key_intent (client_request_id, parent_path, name) "
-                   "VALUES (?1, ?2, ?3)",
-                   intent.client_request_id, intent.parent_path, intent.name)
+          .Execute("INSERT INTO key_intent (client_request_id, parent_path, name, maker, at, "
+                   "claimed) VALUES (?1, ?2, ?3, ?4, ?5, 0)",
+                   intent.client_request_id, intent.parent_path, intent.name, intent.maker,
+                   absl::ToUnixMicros(intent.at))
           .status();
     });
   }
@@ -152,17 +178,44 @@ class SqliteStore final : public Store {
     const absl::Status status = database_->Read([&](sql::Connection& connection) -> absl::Status {
       TH_ASSIGN_OR_RETURN(
           sql::Rows rows,
-          connection.Query("SELECT client_request_id, parent_path, name FROM key_intent"));
-      while (rows.Next()) intents.push_back({rows.Text(0), rows.Text(1), rows.Text(2)});
+          connection.Query("SELECT client_request_id, parent_path, name, maker, at FROM key_intent"));
+      while (rows.Next()) {
+        intents.push_back({rows.Text(0), rows.Text(1), rows.Text(2), rows.Text(3),
+                           absl::FromUnixMicros(rows.Int(4))});
+      }
       return rows.status();
     });
     TH_RETURN_IF_ERROR(status);
     return intents;
   }
 
+  absl::StatusOr<bool> ClaimIntent(std::string_view client_request_id) override {
+    bool claimed = false;
+    const absl::Status status = database_->Write([&](sql::Connection& connection) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(
+          const int64_t rows,
+          connection.Execute("UPDATE key_intent SET claimed = 1 WHERE client_request_id = ?1",
+                             client_request_id));
+      claimed = rows > 0;
+      return absl::OkStatus();
+    });
+    TH_RETURN_IF_ERROR(status);
+    return claimed;
+  }
+
   absl::Status InsertKey(const StoredKey& key, std::string_view client_request_id,
                          const AuditRecord& audit) override {
     return database_->Write([&](sql::Connection& connection) -> absl::Status {
+      if (!client_request_id.empty()) {
+        TH_ASSIGN_OR_RETURN(const int64_t mine,
+                            connection.Execute("DELETE FROM key_intent WHERE "
+                                               "client_request_id = ?1 AND claimed = 0",
+                                               client_request_id));
+        if (mine == 0) {
+          return MakeError(absl::StatusCode::kAborted, "KEY_TAKEN_BACK",
+                           "making the key took too long; create it again");
+        }
+      }
       TH_RETURN_IF_ERROR(
           connection
               .Execute("INSERT INTO virtual_key (key_id, account_id, path, owner, purpose, "
@@ -174,16 +227,12 @@ class SqliteStore final : public Store {
                        absl::StrJoin(key.providers, "\n"))
               .status());
       TH_RETURN_IF_ERROR(InsertMacs(connection, key));
-      TH_RETURN_IF_ERROR(
-          connection
-              .Execute("DELETE FROM key_intent WHERE client_request_id = ?1", client_request_id)
-              .status());
       return Append(connection, audit);
     });
   }
 
   absl::StatusOr<StoredKey> ChangeKey(int64_t account_id, const Change& change,
-                                      const AuditRecord& audit) override {
+                                      const AuditRecord& audit, int64_t* version) override {
     StoredKey result;
     const absl::Status status = database_->Write([&](sql::Connection& connection) -> absl::Status {
       TH_ASSIGN_OR_RETURN(std::optional<StoredKey> key,
@@ -194,7 +243,7 @@ class SqliteStore final : public Store {
       }
       TH_ASSIGN_OR_RETURN(const bool changed, change(*key));
       result = *key;
-      if (!changed) return absl::OkStatus();
+      if (!changed) return NewestVersion(connection, version);
       TH_RETURN_IF_ERROR(
           connection
               .Execute("UPDATE virtual_key SET owner = ?2, purpose = ?3, expires_at = ?4, "
@@ -207,7 +256,8 @@ class SqliteStore final : public Store {
       TH_RETURN_IF_ERROR(
           connection.Execute("DELETE FROM key_secret WHERE key_id = ?1", key->key_id).status());
       TH_RETURN_IF_ERROR(InsertMacs(connection, *key));
-      return Append(connection, audit);
+      TH_RETURN_IF_ERROR(Append(connection, audit));
+      return AppendKeyChange(connection, key->key_id, version);
     });
     TH_RETURN_IF_ERROR(status);
     return result;
@@ -257,8 +307,8 @@ class SqliteStore final : public Store {
 
   absl::StatusOr<StoredCredential> PutCredential(const std::string& provider,
                                                  const std::string& origin, absl::Time at,
-                                                 const Seal& seal,
-                                                 const AuditRecord& audit) override {
+                                                 const Seal& seal, const AuditRecord& audit,
+                                                 int64_t* version) override {
     StoredCredential credential{provider, origin, 0, at, {}};
     const absl::Status status = database_->Write([&](sql::Connection& connection) -> absl::Status {
       TH_RETURN_IF_ERROR(
@@ -281,7 +331,8 @@ class SqliteStore final : public Store {
                        sql::Blob{credential.secret.wrapped_key},
                        sql::Blob{credential.secret.sealed})
               .status());
-      return Append(connection, audit);
+      TH_RETURN_IF_ERROR(Append(connection, audit));
+      return AppendCredentialChange(connection, provider, version);
     });
     TH_RETURN_IF_ERROR(status);
     return credential;
@@ -314,14 +365,16 @@ class SqliteStore final : public Store {
   }
 
   absl::StatusOr<bool> DeleteCredential(std::string_view provider,
-                                        const AuditRecord& audit) override {
+                                        const AuditRecord& audit, int64_t* version) override {
     bool deleted = false;
     const absl::Status status = database_->Write([&](sql::Connection& connection) -> absl::Status {
       TH_ASSIGN_OR_RETURN(
           const int64_t rows,
           connection.Execute("DELETE FROM credential WHERE provider = ?1", provider));
       deleted = rows > 0;
-      return deleted ? Append(connection, audit) : absl::OkStatus();
+      if (!deleted) return NewestVersion(connection, version);
+      TH_RETURN_IF_ERROR(Append(connection, audit));
+      return AppendCredentialChange(connection, provider, version);
     });
     TH_RETURN_IF_ERROR(status);
     return deleted;
@@ -354,16 +407,20 @@ class SqliteStore final : public Store {
   }
 
  private:
-  const std::unique_ptr<sql::Database> database_;
+  sql::Database* const database_;
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Store>> OpenSqliteStore(const std::string& path) {
-  const sql::Migration migrations[] = {{1, kSchema1}};
-  TH_ASSIGN_OR_RETURN(std::unique_ptr<sql::Database> database,
-                      sql::OpenSqlite(path, migrations));
-  return std::make_unique<SqliteStore>(std::move(database));
+sql::Schema StoreSchema() {
+  return {.sqlite = {{1, kSqliteSchema1},
+                     {2, kSqliteSchema2},
+                     {3, sql::ChangeLogSchema(sql::Dialect::kSqlite)}},
+          .postgres = {{1, kPostgresSchema1}, {2, sql::ChangeLogSchema(sql::Dialect::kPostgres)}}};
+}
+
+std::unique_ptr<Store> MakeSqlStore(sql::Database* database) {
+  return std::make_unique<SqlStore>(database);
 }
 
 }  // namespace tollhouse::vault

@@ -1,4 +1,4 @@
-#include "services/router-policy/store/sqlite_store.h"
+#include "services/router-policy/store/sql_store.h"
 
 #include <limits>
 #include <utility>
@@ -7,11 +7,12 @@
 #include "absl/strings/str_split.h"
 #include "libs/base/status_macros.h"
 #include "libs/policy/price_book.h"
-#include "libs/sql/sqlite.h"
+#include "libs/sql/change_log.h"
 
 namespace tollhouse::router {
 
-extern const std::string_view kSchema1;
+extern const std::string_view kSqliteSchema1;
+extern const std::string_view kPostgresSchema1;
 
 namespace {
 
@@ -54,14 +55,16 @@ absl::StatusOr<int64_t> GetSetting(sql::Connection& connection, std::string_view
   return value;
 }
 
-class SqliteStore final : public Store {
+class SqlStore final : public Store {
  public:
-  explicit SqliteStore(std::unique_ptr<sql::Database> database) : database_(std::move(database)) {}
+  explicit SqlStore(sql::Database* database) : database_(database) {}
 
   absl::StatusOr<StoredPolicy> Load() override {
     StoredPolicy stored;
     const absl::Status status = database_->Read([&](sql::Connection& connection) -> absl::Status {
       stored = StoredPolicy();
+      TH_ASSIGN_OR_RETURN(const sql::ChangeLogHead head, sql::ReadChangeLogHead(connection));
+      stored.version = head.version;
       TH_RETURN_IF_ERROR(LoadProviders(connection, &stored));
       TH_RETURN_IF_ERROR(LoadPrices(connection, &stored));
       TH_RETURN_IF_ERROR(LoadAliases(connection, &stored));
@@ -87,15 +90,16 @@ class SqliteStore final : public Store {
         TH_RETURN_IF_ERROR(PutOneAlias(connection, alias));
       }
       loaded = true;
-      return PutSetting(connection, "prices_loaded", 1);
+      TH_RETURN_IF_ERROR(PutSetting(connection, "prices_loaded", 1));
+      return sql::AppendChange(connection, "").status();
     });
     TH_RETURN_IF_ERROR(status);
     return loaded;
   }
 
-  absl::StatusOr<bool> PutProvider(const v1::Provider& provider) override {
+  absl::StatusOr<bool> PutProvider(const v1::Provider& provider, int64_t* version) override {
     bool created = false;
-    const absl::Status status = database_->Write([&](sql::Connection& connection) -> absl::Status {
+    const absl::Status status = Change(version, [&](sql::Connection& connection) -> absl::Status {
       TH_ASSIGN_OR_RETURN(const int64_t deleted,
                           connection.Execute("DELETE FROM provider WHERE name = ?1",
                                              provider.name()));
@@ -116,9 +120,9 @@ class SqliteStore final : public Store {
     return created;
   }
 
-  absl::StatusOr<bool> DeleteProvider(std::string_view name) override {
+  absl::StatusOr<bool> DeleteProvider(std::string_view name, int64_t* version) override {
     bool deleted = false;
-    const absl::Status status = database_->Write([&](sql::Connection& connection) -> absl::Status {
+    const absl::Status status = Change(version, [&](sql::Connection& connection) -> absl::Status {
       TH_ASSIGN_OR_RETURN(const int64_t rows,
                           connection.Execute("DELETE FROM provider WHERE name = ?1", name));
       deleted = rows > 0;
@@ -128,28 +132,29 @@ class SqliteStore final : public Store {
     return deleted;
   }
 
-  absl::Status PutPrices(const std::vector<v1::ModelPrice>& prices) override {
-    return database_->Write([&](sql::Connection& connection) -> absl::Status {
+  absl::Status PutPrices(const std::vector<v1::ModelPrice>& prices, int64_t* version) override {
+    return Change(version, [&](sql::Connection& connection) -> absl::Status {
       for (const v1::ModelPrice& price : prices) TH_RETURN_IF_ERROR(PutPrice(connection, price));
       return PutSetting(connection, "prices_loaded", 1);
     });
   }
 
-  absl::Status PutAlias(const v1::ModelAlias& alias) override {
-    return database_->Write(
-        [&](sql::Connection& connection) { return PutOneAlias(connection, alias); });
+  absl::Status PutAlias(const v1::ModelAlias& alias, int64_t* version) override {
+    return Change(version,
+                  [&](sql::Connection& connection) { return PutOneAlias(connection, alias); });
   }
 
-  absl::Status DeleteAlias(std::string_view alias, std::string_view vendor) override {
-    return database_->Write([&](sql::Connection& connection) {
+  absl::Status DeleteAlias(std::string_view alias, std::string_view vendor,
+                           int64_t* version) override {
+    return Change(version, [&](sql::Connection& connection) {
       return connection
           .Execute("DELETE FROM alias WHERE alias = ?1 AND (?2 = '' OR vendor = ?2)", alias, vendor)
           .status();
     });
   }
 
-  absl::Status PutCeiling(const Ceiling& ceiling) override {
-    return database_->Write([&](sql::Connection& connection) -> absl::Status {
+  absl::Status PutCeiling(const Ceiling& ceiling, int64_t* version) override {
+    return Change(version, [&](sql::Connection& connection) -> absl::Status {
       TH_RETURN_IF_ERROR(
           PutSetting(connection, "ceiling_input", ceiling.input_nanousd_per_mtok));
       return PutSetting(connection, "ceiling_output", ceiling.output_nanousd_per_mtok);
@@ -157,6 +162,16 @@ class SqliteStore final : public Store {
   }
 
  private:
+  // One transaction that ends with its entry in the change log.
+  template <typename Body>
+  absl::Status Change(int64_t* version, const Body& body) {
+    return database_->Write([&](sql::Connection& connection) -> absl::Status {
+      TH_RETURN_IF_ERROR(body(connection));
+      TH_ASSIGN_OR_RETURN(*version, sql::AppendChange(connection, ""));
+      return absl::OkStatus();
+    });
+  }
+
   static absl::Status LoadProviders(sql::Connection& connection, StoredPolicy* stored) {
     TH_ASSIGN_OR_RETURN(
         sql::Rows rows,
@@ -214,16 +229,18 @@ class SqliteStore final : public Store {
     return rows.status();
   }
 
-  const std::unique_ptr<sql::Database> database_;
+  sql::Database* const database_;
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Store>> OpenSqliteStore(const std::string& path) {
-  const sql::Migration migrations[] = {{1, kSchema1}};
-  TH_ASSIGN_OR_RETURN(std::unique_ptr<sql::Database> database,
-                      sql::OpenSqlite(path, migrations));
-  return std::make_unique<SqliteStore>(std::move(database));
+sql::Schema StoreSchema() {
+  return {.sqlite = {{1, kSqliteSchema1}, {2, sql::ChangeLogSchema(sql::Dialect::kSqlite)}},
+          .postgres = {{1, kPostgresSchema1}, {2, sql::ChangeLogSchema(sql::Dialect::kPostgres)}}};
+}
+
+std::unique_ptr<Store> MakeSqlStore(sql::Database* database) {
+  return std::make_unique<SqlStore>(database);
 }
 
 }  // namespace tollhouse::router
