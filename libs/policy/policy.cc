@@ -188,15 +188,33 @@ std::shared_ptr<const Policy> Policy::Compile(const router::v1::PolicySnapshot& 
   return policy;
 }
 
-const ModelPrice* Policy::Exact(std::string_view vendor, std::string_view model,
-                                absl::Time at) const {
+const ModelPrice* Policy::InForce(std::string_view vendor, std::string_view model,
+                                  absl::Time at) const {
   const auto it = prices_.find(Key(vendor, model));
   if (it == prices_.end()) return nullptr;
   const int64_t now = absl::ToUnixSeconds(at);
   for (const ModelPrice* price : it->second) {
-    if (FromSeconds(*price) <= now) return IsPriced(*price) ? price : nullptr;
+    if (FromSeconds(*price) <= now) return price;
   }
   return nullptr;
+}
+
+const ModelPrice* Policy::Exact(std::string_view vendor, std::string_view model,
+                                absl::Time at) const {
+  const ModelPrice* price = InForce(vendor, model, at);
+  return price != nullptr && IsPriced(*price) ? price : nullptr;
+}
+
+const ModelPrice* Policy::FindPriceOf(std::string_view org, std::string_view vendor,
+                                      std::string_view model, absl::Time at) const {
+  const ModelPrice* general = FindPrice(vendor, model, at);
+  if (org.empty()) return general;
+  const std::string own_vendor = absl::StrCat(Absl(org), ":", Absl(vendor));
+  if (const ModelPrice* own = FindPrice(own_vendor, model, at)) return own;
+  if (general == nullptr) return nullptr;
+  // The name is another spelling of a model that the org has a price for.
+  const ModelPrice* own = Exact(own_vendor, general->model(), at);
+  return own != nullptr ? own : general;
 }
 
 const ModelPrice* Policy::FindPrice(std::string_view vendor, std::string_view model,
@@ -237,13 +255,22 @@ const Provider* Policy::FindProvider(std::string_view name) const {
   return it == provider_by_name_.end() ? nullptr : it->second;
 }
 
-Route Policy::MakeRoute(const Provider& provider, std::string_view upstream_model,
-                        absl::Time at) const {
+Route Policy::MakeRoute(const Provider& provider, std::string_view upstream_model, absl::Time at,
+                        std::string_view org) const {
   Route route;
   route.provider = &provider;
   route.upstream_model = upstream_model;
   route.catalog_model = upstream_model;
-  route.price = FindPrice(CatalogOf(provider), upstream_model, at);
+  route.org = org;
+  const std::string vendor = CatalogOf(provider);
+  route.price = FindPriceOf(org, vendor, upstream_model, at);
+  if (!org.empty() && route.price != nullptr && route.price->vendor() == vendor) {
+    const ModelPrice* all = InForce(absl::StrCat(Absl(org), ":", vendor), "*", at);
+    if (all != nullptr) {
+      const auto factor = all->multipliers_ppm().find("contract");
+      if (factor != all->multipliers_ppm().end()) route.contract_ppm = factor->second;
+    }
+  }
   if (route.price != nullptr) {
     // The catalogue's spelling "xai/grok-3" is not what the vendor calls it.
     if (upstream_model == route.price->model()) route.upstream_model = OwnName(*route.price);
@@ -255,18 +282,21 @@ Route Policy::MakeRoute(const Provider& provider, std::string_view upstream_mode
   return route;
 }
 
-bool Policy::Serves(const Provider& provider, std::string_view model, absl::Time at) const {
-  if (provider.models().empty()) return FindPrice(CatalogOf(provider), model, at) != nullptr;
+bool Policy::Serves(const Provider& provider, std::string_view model, absl::Time at,
+                    std::string_view org) const {
+  if (provider.models().empty()) {
+    return FindPriceOf(org, CatalogOf(provider), model, at) != nullptr;
+  }
   return std::any_of(provider.models().begin(), provider.models().end(),
                      [&](const std::string& pattern) { return Matches(pattern, model); });
 }
 
-std::vector<Route> Policy::RoutesOfBareName(std::string_view model, Dialect dialect,
-                                            absl::Time at) const {
+std::vector<Route> Policy::RoutesOfBareName(std::string_view model, Dialect dialect, absl::Time at,
+                                            std::string_view org) const {
   std::vector<Route> routes;
   for (const Provider* provider : providers_) {
-    if (provider->dialect() == dialect && Serves(*provider, model, at)) {
-      routes.push_back(MakeRoute(*provider, model, at));
+    if (provider->dialect() == dialect && Serves(*provider, model, at, org)) {
+      routes.push_back(MakeRoute(*provider, model, at, org));
     }
   }
   if (!routes.empty()) return routes;
@@ -276,8 +306,8 @@ std::vector<Route> Policy::RoutesOfBareName(std::string_view model, Dialect dial
     if (provider->dialect() != dialect) continue;
     for (const ModelAlias* alias : it->second) {
       if ((alias->vendor().empty() || alias->vendor() == CatalogOf(*provider)) &&
-          Serves(*provider, alias->model(), at)) {
-        routes.push_back(MakeRoute(*provider, alias->model(), at));
+          Serves(*provider, alias->model(), at, org)) {
+        routes.push_back(MakeRoute(*provider, alias->model(), at, org));
         break;
       }
     }
@@ -285,8 +315,8 @@ std::vector<Route> Policy::RoutesOfBareName(std::string_view model, Dialect dial
   return routes;
 }
 
-absl::StatusOr<Route> Policy::Resolve(std::string_view model, Dialect dialect,
-                                      absl::Time at) const {
+absl::StatusOr<Route> Policy::Resolve(std::string_view model, Dialect dialect, absl::Time at,
+                                      std::string_view org) const {
   if (model.empty()) return ModelNotFound(model, "is empty");
   if (const size_t slash = model.find('/'); slash != std::string_view::npos) {
     if (const Provider* provider = FindProvider(model.substr(0, slash))) {
@@ -297,20 +327,20 @@ absl::StatusOr<Route> Policy::Resolve(std::string_view model, Dialect dialect,
                                                  " dialect: call that API's path for it"));
       }
       if (slash + 1 == model.size()) return ModelNotFound(model, "names a provider only");
-      return MakeRoute(*provider, model.substr(slash + 1), at);
+      return MakeRoute(*provider, model.substr(slash + 1), at, org);
     }
   }
-  std::vector<Route> routes = RoutesOfBareName(model, dialect, at);
+  std::vector<Route> routes = RoutesOfBareName(model, dialect, at, org);
   if (!routes.empty()) return std::move(routes.front());
   if (has_ceiling_) {
     for (const Provider* provider : providers_) {
       if (provider->dialect() == dialect && provider->models().empty()) {
-        return MakeRoute(*provider, model, at);
+        return MakeRoute(*provider, model, at, org);
       }
     }
   }
   for (const Provider* provider : providers_) {
-    if (provider->dialect() != dialect && Serves(*provider, model, at)) {
+    if (provider->dialect() != dialect && Serves(*provider, model, at, org)) {
       return ModelNotFound(model, absl::StrCat("is served by '", provider->name(),
                                                "', which speaks the ",
                                                Absl(DialectName(provider->dialect())),
@@ -335,12 +365,16 @@ absl::StatusOr<NanoUsd> Policy::BoundOf(const Route& route, TokenBound bound) co
   if ((bound.service_tier.empty() || bound.service_tier == "auto") && !auto_tier.empty()) {
     bound.service_tier = auto_tier;
   }
+  bound.contract_ppm = route.contract_ppm;
   return BoundCost(*route.price, bound);
 }
 
 absl::StatusOr<Cost> Policy::CostOf(const Route& route, UsageLines usage, absl::Time at) const {
   if (const std::string_view region = RegionOf(*route.provider); !region.empty()) {
     for (common::v1::UsageLine& line : usage) line.add_modifiers(std::string(region));
+  }
+  if (route.price != nullptr && IsOffPeak(*route.price, at)) {
+    for (common::v1::UsageLine& line : usage) line.add_modifiers("hours:off_peak");
   }
   const std::string vendor = CatalogOf(*route.provider);
   const std::string_view own = WithoutSuffix(route.upstream_model);
@@ -349,10 +383,10 @@ absl::StatusOr<Cost> Policy::CostOf(const Route& route, UsageLines usage, absl::
       [&](std::string_view model) -> const ModelPrice* {
         const std::string_view base = WithoutSuffix(model);
         if (model.empty() || base == own || base == catalog) return route.price;
-        const ModelPrice* price = FindPrice(vendor, model, at);
+        const ModelPrice* price = FindPriceOf(route.org, vendor, model, at);
         return price != nullptr ? price : route.price;
       },
-      usage);
+      usage, route.contract_ppm);
 }
 
 std::vector<ListedModel> Policy::Models(Dialect dialect, absl::Time at) const {

@@ -25,6 +25,8 @@ struct Route {
   // nullptr: unpriced, to be refused. Where the policy has a ceiling, a price made of it.
   const router::v1::ModelPrice* price = nullptr;
   bool at_ceiling = false;
+  int64_t contract_ppm = 1'000'000;  // the org's factor on this vendor's token rates
+  std::string org;                   // whose own prices were looked at; "" for none
 };
 
 // One entry of GET /v1/models.
@@ -44,11 +46,12 @@ class Policy {
   // CONTRACT "Models": "provider/model" goes to that provider; else the whole is a catalogue name,
   // an alias or a name that a provider lists, and goes to the first provider by priority that serves
   // it. Only providers of `dialect`. NotFound (MODEL_NOT_FOUND) says what would have been found.
-  absl::StatusOr<Route> Resolve(std::string_view model, common::v1::Dialect dialect,
-                                absl::Time at) const;
+  // `org`: the caller's, for prices of its own.
+  absl::StatusOr<Route> Resolve(std::string_view model, common::v1::Dialect dialect, absl::Time at,
+                                std::string_view org = {}) const;
   // Every provider that serves a bare name, by priority (fallbacks); empty if none.
   std::vector<Route> RoutesOfBareName(std::string_view model, common::v1::Dialect dialect,
-                                      absl::Time at) const;
+                                      absl::Time at, std::string_view org = {}) const;
 
   // The price of a vendor's model in force at `at` (request START): by exact catalogue name (with or
   // without vendor prefix), then alias, then the name without date or "-latest" suffix, without
@@ -56,6 +59,9 @@ class Policy {
   // name without a date, of its newest dated version. nullptr: none, or it prices no tokens.
   const router::v1::ModelPrice* FindPrice(std::string_view vendor, std::string_view model,
                                           absl::Time at) const;
+  // The same with the org's own prices first: vendor "ORG:VENDOR".
+  const router::v1::ModelPrice* FindPriceOf(std::string_view org, std::string_view vendor,
+                                            std::string_view model, absl::Time at) const;
 
   // BoundCost and CostOf with what the route knows: the provider's region and its meaning of
   // "auto"; lines that name another model than the route's (a fallback, an advisor) cost that
@@ -83,8 +89,12 @@ class Policy {
   const router::v1::ModelPrice* Exact(std::string_view vendor, std::string_view model,
                                       absl::Time at) const;
   Route MakeRoute(const router::v1::Provider& provider, std::string_view upstream_model,
-                  absl::Time at) const;
-  bool Serves(const router::v1::Provider& provider, std::string_view model, absl::Time at) const;
+                  absl::Time at, std::string_view org) const;
+  bool Serves(const router::v1::Provider& provider, std::string_view model, absl::Time at,
+              std::string_view org) const;
+  // The price in force under that very key, priced or not.
+  const router::v1::ModelPrice* InForce(std::string_view vendor, std::string_view model,
+                                        absl::Time at) const;
 
   router::v1::PolicySnapshot snapshot_;
   std::vector<const router::v1::Provider*> providers_;

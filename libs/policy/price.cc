@@ -23,6 +23,8 @@ using router::v1::ServiceTier;
 using router::v1::TokenClass;
 
 constexpr int64_t kUnstatedSearchFee = 35'000'000;
+constexpr int64_t kUnstatedFileSearchFee = 2'500'000;
+constexpr int64_t kUnstatedCodeSessionFee = 30'000'000;
 constexpr int64_t kPpm = 1'000'000;
 constexpr int64_t kMaxRate = 1'000'000'000'000'000;
 constexpr int64_t kMaxFactorPpm = 100'000'000;
@@ -103,13 +105,14 @@ class RateTable {
         return Or(Stated(router::v1::TOKEN_CLASS_INPUT_IMAGE), Billed::kInput);
       case Billed::kAudioCacheRead: {
         const auto audio = Of(Billed::kInputAudio);
+        if (auto rate = Stated(router::v1::TOKEN_CLASS_CACHE_READ_AUDIO)) return rate;
         const auto read = Stated(router::v1::TOKEN_CLASS_CACHE_READ);
         const auto input = Of(Billed::kInput);
         if (!audio || !read || !input || *input == 0) return audio;
         return std::max(*read, ScaleUp(*read, *audio, *input));
       }
       case Billed::kOutputImage:
-        return Of(Billed::kOutput);
+        return Or(Stated(router::v1::TOKEN_CLASS_OUTPUT_IMAGE), Billed::kOutput);
     }
     return std::nullopt;
   }
@@ -157,6 +160,7 @@ class RateTable {
   std::optional<int64_t> Stated(TokenClass token_class) const {
     const bool output = token_class == router::v1::TOKEN_CLASS_OUTPUT ||
                         token_class == router::v1::TOKEN_CLASS_OUTPUT_AUDIO ||
+                        token_class == router::v1::TOKEN_CLASS_OUTPUT_IMAGE ||
                         token_class == router::v1::TOKEN_CLASS_REASONING_OUTPUT;
     const TokenClass reference =
         output ? router::v1::TOKEN_CLASS_OUTPUT : router::v1::TOKEN_CLASS_INPUT;
@@ -231,9 +235,10 @@ int64_t ProductPpm(std::vector<int64_t> factors) {
   return product;
 }
 
-int64_t FactorPpm(const ModelPrice& price, const common::v1::UsageLine& line) {
-  if (line.modifiers().empty()) return kPpm;
-  std::vector<int64_t> factors;
+int64_t FactorPpm(const ModelPrice& price, const common::v1::UsageLine& line,
+                  int64_t contract_ppm) {
+  if (line.modifiers().empty()) return contract_ppm;
+  std::vector<int64_t> factors = {contract_ppm};
   for (const std::string& modifier : std::set<std::string>(line.modifiers().begin(),
                                                            line.modifiers().end())) {
     factors.push_back(ModifierPpm(price, modifier));
@@ -260,7 +265,10 @@ int64_t SearchFee(const ModelPrice& price, const common::v1::UsageLine& line) {
   return dearest > 0 ? dearest : kUnstatedSearchFee;
 }
 
-absl::StatusOr<LinePrice> PriceLine(const ModelPrice& price, const common::v1::UsageLine& line) {
+int64_t Stated(int64_t fee, int64_t unstated) { return fee > 0 ? fee : unstated; }
+
+absl::StatusOr<LinePrice> PriceLine(const ModelPrice& price, const common::v1::UsageLine& line,
+                                    int64_t contract_ppm) {
   if (!IsPriced(price)) return Unpriced(price.model());
   const bool reasoning_apart = HasRate(price, router::v1::TOKEN_CLASS_REASONING_OUTPUT);
   TH_ASSIGN_OR_RETURN(const auto tokens, BilledTokens(line.usage(), reasoning_apart));
@@ -269,14 +277,28 @@ absl::StatusOr<LinePrice> PriceLine(const ModelPrice& price, const common::v1::U
   const ServiceTier tier = TierOf(line.service_tier());
   result.tier = TierName(tier);
   result.above_input_tokens = *StepsUpTo(price, TotalInputTokens(line.usage())).rbegin();
-  result.factor_ppm = FactorPpm(price, line);
+  result.factor_ppm = FactorPpm(price, line, contract_ppm);
   const RateTable rates(price, tier, result.above_input_tokens);
   for (size_t i = 0; i < kBilledClasses; ++i) {
     if (tokens[i] == 0) continue;
     result.rates[i] = rates.Of(static_cast<Billed>(i));
     if (!result.rates[i]) return Unpriced(price.model());
   }
-  if (line.usage().web_search_calls() > 0) result.search_nanousd = SearchFee(price, line);
+  TH_ASSIGN_OR_RETURN(const auto calls, BilledCalls(line.usage()));
+  for (size_t i = 0; i < kFees; ++i) {
+    if (calls[i] == 0) continue;
+    switch (static_cast<Fee>(i)) {
+      case Fee::kSearch:
+        result.fees[i] = SearchFee(price, line);
+        break;
+      case Fee::kFileSearch:
+        result.fees[i] = Stated(price.file_search_nanousd(), kUnstatedFileSearchFee);
+        break;
+      case Fee::kCodeSession:
+        result.fees[i] = Stated(price.code_session_nanousd(), kUnstatedCodeSessionFee);
+        break;
+    }
+  }
   return result;
 }
 
@@ -303,7 +325,7 @@ int64_t DearestFactorPpm(const ModelPrice& price, const TokenBound& bound) {
   for (const auto& [name, factor] : price.multipliers_ppm()) {
     if (absl::StartsWith(name, "geo:")) geo = std::max(geo, factor);
   }
-  std::vector<int64_t> factors = {geo};
+  std::vector<int64_t> factors = {geo, bound.contract_ppm};
   for (const std::string& modifier :
        std::set<std::string>(bound.modifiers.begin(), bound.modifiers.end())) {
     if (absl::StartsWith(modifier, "geo:")) continue;
@@ -321,13 +343,21 @@ bool IsPriced(const ModelPrice& price) {
   });
 }
 
-absl::StatusOr<Cost> CostOf(const PriceLookup& lookup, const UsageLines& usage) {
+bool IsOffPeak(const ModelPrice& price, absl::Time at) {
+  const int from = price.off_peak_from_minute();
+  const int to = price.off_peak_to_minute();
+  const int now = static_cast<int>(absl::ToUnixSeconds(at) % 86'400 / 60);
+  return from <= to ? from <= now && now < to : now >= from || now < to;
+}
+
+absl::StatusOr<Cost> CostOf(const PriceLookup& lookup, const UsageLines& usage,
+                            int64_t contract_ppm) {
   std::vector<LinePrice> lines;
   lines.reserve(usage.size());
   for (const common::v1::UsageLine& line : usage) {
     const ModelPrice* price = lookup(line.model());
     if (price == nullptr) return Unpriced(line.model());
-    TH_ASSIGN_OR_RETURN(LinePrice line_price, PriceLine(*price, line));
+    TH_ASSIGN_OR_RETURN(LinePrice line_price, PriceLine(*price, line, contract_ppm));
     lines.push_back(std::move(line_price));
   }
   TH_ASSIGN_OR_RETURN(const NanoUsd amount, AmountOf(lines, usage));
@@ -356,6 +386,7 @@ absl::StatusOr<NanoUsd> BoundCost(const ModelPrice& price, const TokenBound& bou
     output.push_back(Billed::kReasoning);
   }
   if (HasRate(price, router::v1::TOKEN_CLASS_OUTPUT_AUDIO)) output.push_back(Billed::kOutputAudio);
+  if (HasRate(price, router::v1::TOKEN_CLASS_OUTPUT_IMAGE)) output.push_back(Billed::kOutputImage);
   int64_t input_rate = 0, output_rate = 0;
   for (const ServiceTier tier : PossibleTiers(price, bound.service_tier)) {
     for (const int64_t step : StepsUpTo(price, bound.input_tokens)) {
@@ -372,14 +403,18 @@ absl::StatusOr<NanoUsd> BoundCost(const ModelPrice& price, const TokenBound& bou
   dearest.factor_ppm = DearestFactorPpm(price, bound);
   dearest.rates[static_cast<size_t>(Billed::kInput)] = input_rate;
   dearest.rates[static_cast<size_t>(Billed::kOutput)] = output_rate;
-  dearest.search_nanousd = std::max({price.search_low_nanousd(), price.search_medium_nanousd(),
-                                     price.search_high_nanousd()});
-  if (*dearest.search_nanousd == 0) dearest.search_nanousd = kUnstatedSearchFee;
+  dearest.fees = {Stated(std::max({price.search_low_nanousd(), price.search_medium_nanousd(),
+                                   price.search_high_nanousd()}),
+                         kUnstatedSearchFee),
+                  Stated(price.file_search_nanousd(), kUnstatedFileSearchFee),
+                  Stated(price.code_session_nanousd(), kUnstatedCodeSessionFee)};
   UsageLines usage;
   common::v1::Usage* all = usage.Add()->mutable_usage();
   all->set_input_tokens_uncached(bound.input_tokens);
   all->set_output_tokens(bound.output_tokens);
   all->set_web_search_calls(bound.web_search_calls);
+  all->set_file_search_calls(bound.file_search_calls);
+  all->set_code_sessions(bound.code_sessions);
   return AmountOf({dearest}, usage);
 }
 
@@ -416,8 +451,12 @@ absl::Status ValidatePrice(const ModelPrice& price) {
     }
   }
   for (const int64_t fee : {price.search_low_nanousd(), price.search_medium_nanousd(),
-                            price.search_high_nanousd()}) {
-    if (fee < 0 || fee > kMaxRate) return bad("a search fee is out of bounds");
+                            price.search_high_nanousd(), price.file_search_nanousd(),
+                            price.code_session_nanousd()}) {
+    if (fee < 0 || fee > kMaxRate) return bad("a fee per call is out of bounds");
+  }
+  for (const int minute : {price.off_peak_from_minute(), price.off_peak_to_minute()}) {
+    if (minute < 0 || minute >= 24 * 60) return bad("an off-peak hour is out of bounds");
   }
   const auto bad_factor = [](int64_t ppm) { return ppm < 1'000 || ppm > kMaxFactorPpm; };
   for (const int64_t ppm : {price.regional_uplift_eu_ppm(), price.regional_uplift_us_ppm()}) {

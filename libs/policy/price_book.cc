@@ -34,6 +34,8 @@ constexpr std::pair<std::string_view, router::v1::TokenClass> kClasses[] = {
     {"input_audio", router::v1::TOKEN_CLASS_INPUT_AUDIO},
     {"output_audio", router::v1::TOKEN_CLASS_OUTPUT_AUDIO},
     {"input_image", router::v1::TOKEN_CLASS_INPUT_IMAGE},
+    {"output_image", router::v1::TOKEN_CLASS_OUTPUT_IMAGE},
+    {"cache_read_audio", router::v1::TOKEN_CLASS_CACHE_READ_AUDIO},
 };
 constexpr std::pair<std::string_view, router::v1::ServiceTier> kTiers[] = {
     {"", router::v1::SERVICE_TIER_STANDARD},
@@ -132,6 +134,24 @@ absl::StatusOr<google::protobuf::Timestamp> ParseFrom(std::string_view text) {
   return stamp;
 }
 
+// "16:30-00:30"
+absl::Status ParseOffPeak(std::string_view text, ModelPrice* price) {
+  int minutes[2] = {};
+  bool valid = text.size() == 11 && text[5] == '-';
+  for (int i = 0; i < 2 && valid; ++i) {
+    const std::string_view clock = text.substr(i * 6, 5);
+    int hour = 0, minute = 0;
+    valid = clock[2] == ':' && absl::SimpleAtoi(Absl(clock.substr(0, 2)), &hour) &&
+            absl::SimpleAtoi(Absl(clock.substr(3, 2)), &minute) && hour >= 0 && hour < 24 &&
+            minute >= 0 && minute < 60;
+    minutes[i] = hour * 60 + minute;
+  }
+  if (!valid || minutes[0] == minutes[1]) return Bad("not hours like 16:30-00:30");
+  price->set_off_peak_from_minute(minutes[0]);
+  price->set_off_peak_to_minute(minutes[1]);
+  return absl::OkStatus();
+}
+
 // False if the key is no rate.
 absl::StatusOr<bool> ParseRate(std::string_view key, std::string_view value, ModelPrice* price) {
   std::string_view name = key;
@@ -188,6 +208,14 @@ absl::Status ParseField(std::string_view key, std::string_view value, ModelPrice
   } else if (key == "search_high") {
     TH_ASSIGN_OR_RETURN(const int64_t nanos, ParseNanos(value));
     price->set_search_high_nanousd(nanos);
+  } else if (key == "file_search") {
+    TH_ASSIGN_OR_RETURN(const int64_t nanos, ParseNanos(value));
+    price->set_file_search_nanousd(nanos);
+  } else if (key == "code_session") {
+    TH_ASSIGN_OR_RETURN(const int64_t nanos, ParseNanos(value));
+    price->set_code_session_nanousd(nanos);
+  } else if (key == "off_peak") {
+    TH_RETURN_IF_ERROR(ParseOffPeak(value, price));
   } else if (key == "regional_uplift_eu") {
     TH_ASSIGN_OR_RETURN(const int64_t ppm, ParsePpm(value));
     price->set_regional_uplift_eu_ppm(ppm);
@@ -335,6 +363,16 @@ std::string FormatPrice(const ModelPrice& price) {
   add_nanos("search_low", price.search_low_nanousd());
   add_nanos("search_medium", price.search_medium_nanousd());
   add_nanos("search_high", price.search_high_nanousd());
+  add_nanos("file_search", price.file_search_nanousd());
+  add_nanos("code_session", price.code_session_nanousd());
+  if (price.off_peak_from_minute() != price.off_peak_to_minute()) {
+    const auto clock = [](int minute) {
+      return absl::StrCat(absl::Dec(minute / 60, absl::kZeroPad2), ":",
+                          absl::Dec(minute % 60, absl::kZeroPad2));
+    };
+    add("off_peak", absl::StrCat(clock(price.off_peak_from_minute()), "-",
+                                 clock(price.off_peak_to_minute())));
+  }
   add_nanos("regional_uplift_eu", price.regional_uplift_eu_ppm() * 1000);
   add_nanos("regional_uplift_us", price.regional_uplift_us_ppm() * 1000);
   for (const auto& [name, ppm] : std::map<std::string, int64_t>(price.multipliers_ppm().begin(),

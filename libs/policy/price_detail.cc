@@ -19,7 +19,7 @@ namespace {
 constexpr int64_t kMaxTokens = 10'000'000'000;
 constexpr int64_t kMaxRate = 1'000'000'000'000'000;
 constexpr int64_t kMaxFactorPpm = 100'000'000;
-constexpr int64_t kMaxSearchCalls = 1'000'000;
+constexpr int64_t kMaxCalls = 1'000'000;
 constexpr int kMaxLines = 1000;
 
 constexpr std::string_view kNames[kBilledClasses] = {
@@ -27,6 +27,8 @@ constexpr std::string_view kNames[kBilledClasses] = {
     "reasoning",    "input_audio", "output_audio", "input_image",     "audio_cache_read",
     "output_image",
 };
+
+constexpr std::string_view kFeeNames[kFees] = {"search", "file_search", "code_session"};
 
 absl::Status BadUsage(std::string_view why) {
   return MakeError(absl::StatusCode::kInvalidArgument, "BAD_USAGE", why);
@@ -79,10 +81,6 @@ absl::StatusOr<LinePrice> ParseLine(simdjson::dom::element element) {
       if (value.get(line.above_input_tokens) != simdjson::SUCCESS) return BadDetail("bad above");
     } else if (key == "factor_ppm") {
       if (value.get(line.factor_ppm) != simdjson::SUCCESS) return BadDetail("bad factor_ppm");
-    } else if (key == "search") {
-      int64_t fee = 0;
-      if (!ReadMoney(value, &fee)) return BadDetail("bad search fee");
-      line.search_nanousd = fee;
     } else if (key == "rates") {
       simdjson::dom::object rates;
       if (value.get(rates) != simdjson::SUCCESS) return BadDetail("rates are not an object");
@@ -96,7 +94,12 @@ absl::StatusOr<LinePrice> ParseLine(simdjson::dom::element element) {
         line.rates[index] = rate;
       }
     } else {
-      return BadDetail("unknown key");
+      size_t index = 0;
+      while (index < kFees && kFeeNames[index] != key) ++index;
+      if (index == kFees) return BadDetail("unknown key");
+      int64_t fee = 0;
+      if (!ReadMoney(value, &fee)) return BadDetail("a bad fee");
+      line.fees[index] = fee;
     }
   }
   if (!has_rates) return BadDetail("rates are missing");
@@ -135,6 +138,15 @@ absl::StatusOr<std::array<int64_t, kBilledClasses>> BilledTokens(const common::v
   return tokens;
 }
 
+absl::StatusOr<std::array<int64_t, kFees>> BilledCalls(const common::v1::Usage& usage) {
+  const std::array<int64_t, kFees> calls = {usage.web_search_calls(), usage.file_search_calls(),
+                                            usage.code_sessions()};
+  for (const int64_t count : calls) {
+    if (count < 0 || count > kMaxCalls) return BadUsage("a count of calls is out of bounds");
+  }
+  return calls;
+}
+
 int64_t TotalInputTokens(const common::v1::Usage& usage) {
   return usage.input_tokens_uncached() + usage.cache_read_tokens() +
          usage.cache_write_5m_tokens() + usage.cache_write_1h_tokens() +
@@ -160,7 +172,10 @@ std::string FormatDetail(const std::vector<LinePrice>& lines) {
       first = false;
     }
     json.push_back('}');
-    if (line.search_nanousd) absl::StrAppend(&json, ",\"search\":\"", *line.search_nanousd, "\"");
+    for (size_t i = 0; i < kFees; ++i) {
+      if (!line.fees[i]) continue;
+      absl::StrAppend(&json, ",\"", Absl(kFeeNames[i]), "\":\"", *line.fees[i], "\"");
+    }
     json.push_back('}');
   }
   json += "]}";
@@ -205,14 +220,12 @@ absl::StatusOr<NanoUsd> AmountOf(const std::vector<LinePrice>& prices, const Usa
       line += static_cast<__int128>(tokens[c]) * *price.rates[c];
     }
     sum += line * price.factor_ppm;
-    const int64_t calls = usage[i].usage().web_search_calls();
-    if (calls < 0 || calls > kMaxSearchCalls) return BadUsage("search calls out of bounds");
-    if (calls > 0) {
-      if (!price.search_nanousd) return BadDetail("search calls without a fee");
-      if (*price.search_nanousd < 0 || *price.search_nanousd > kMaxRate) {
-        return BadDetail("search fee out of bounds");
-      }
-      sum += static_cast<__int128>(calls) * *price.search_nanousd * kScale;
+    TH_ASSIGN_OR_RETURN(const auto calls, BilledCalls(usage[i].usage()));
+    for (size_t f = 0; f < kFees; ++f) {
+      if (calls[f] == 0) continue;
+      if (!price.fees[f]) return BadDetail("calls without a fee");
+      if (*price.fees[f] < 0 || *price.fees[f] > kMaxRate) return BadDetail("fee out of bounds");
+      sum += static_cast<__int128>(calls[f]) * *price.fees[f] * kScale;
     }
   }
   const __int128 nanos = (sum + kScale - 1) / kScale;

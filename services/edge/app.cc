@@ -29,7 +29,8 @@ constexpr int64_t kMaintenanceTicks = 50;  // of 100 ms
 }  // namespace
 
 struct App::Impl {
-  explicit Impl(const Config& c) : config(c), boot_id(NewUuid(c.clock->Wall()).ToString()) {}
+  explicit Impl(const Config& c)
+      : config(c), boot_id(NewUuid(c.clock->Wall()).ToString()), objects(c.objects_max) {}
   ~Impl() { Stop(); }
 
   absl::Status Create(Channels channels);
@@ -41,6 +42,8 @@ struct App::Impl {
   Config config;
   const std::string boot_id;
   Metrics metrics;
+  ObjectOwners objects;
+  TightRatioBook tight_ratios;
   std::unique_ptr<Journal> journal;
   // Loops go after lanes: connections belong to their contexts.
   std::vector<std::unique_ptr<IoLoop>> loops;
@@ -113,9 +116,9 @@ absl::Status App::Impl::Create(Channels channels) {
       [this](const ledger::v1::Entry&, const ledger::v1::PostResult&) {
         metrics.ledger_refusals.Increment();
       });
-  gateway = std::make_unique<Gateway>(Gateway::Parts{&config, &lanes, journal.get(), settler.get(),
-                                                     directory.get(), policies.get(), &metrics,
-                                                     boot_id});
+  gateway = std::make_unique<Gateway>(Gateway::Parts{
+      &config, &lanes, journal.get(), settler.get(), directory.get(), policies.get(), &metrics,
+      &objects, &tight_ratios, boot_id});
   for (const auto& loop : loops) {
     auto lane = std::make_unique<Lane>();
     lane->loop = loop.get();

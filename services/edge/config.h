@@ -50,7 +50,14 @@ struct Config {
   int budget_status = 402;                // of an exhausted budget: 402 or 429
   bool allow_unbounded_features = false;  // features that no bound covers
   bool send_hold_id = false;  // x-tollhouse-hold-id also to providers without allow_private
-  int64_t count_tokens_per_minute = 600;  // per key
+  int64_t count_tokens_per_minute = 600;  // per key: the free endpoints
+  bool key_in_query = false;       // ?key= is taken for a key; URLs end up in other people's logs
+  // Before a budget refuses, the provider's free counter is asked for what bytes only bound.
+  bool tighten_bounds = true;
+  absl::Duration count_time = absl::Seconds(5);  // for that answer
+  // Then the maximum of output tokens is lowered to what the budget affords, never below 1,024.
+  bool clamp_output = false;
+  size_t objects_max = 500'000;  // ids of stored objects whose owners are remembered
 };
 
 }  // namespace tollhouse::edge

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <optional>
 #include <utility>
 
@@ -17,13 +18,16 @@
 #include "libs/obs/log.h"
 #include "libs/policy/base_url.h"
 #include "services/edge/dialect/bound.h"
+#include "services/edge/dialect/count_body.h"
 #include "services/edge/dialect/endpoint.h"
 #include "services/edge/dialect/models.h"
 #include "services/edge/dialect/refusal.h"
 #include "services/edge/dialect/request.h"
 #include "services/edge/dialect/splice.h"
+#include "services/edge/fetch.h"
 #include "services/edge/headers.h"
 #include "services/edge/relay.h"
+#include "services/edge/target.h"
 
 namespace tollhouse::edge {
 namespace {
@@ -33,31 +37,8 @@ using Kind = Refusal::Kind;
 
 constexpr absl::Duration kRetryAfter = absl::Seconds(2);
 constexpr size_t kRequestIdBytesMax = 128;
-
-struct Target {
-  bool known = false;       // the path
-  bool allowed = false;     // the method on it
-  Endpoint endpoint = Endpoint::kChatCompletions;
-  std::string_view name = "other";  // for metrics and logs: bounded
-};
-
-Target TargetOf(const RequestHead& head) {
-  Target target;
-  const std::string_view path = head.path();
-  const auto match = [&](Endpoint endpoint, std::string_view name, std::string_view method) {
-    target = {true, head.method == method, endpoint, name};
-  };
-  if (path == "/v1/chat/completions") {
-    match(Endpoint::kChatCompletions, "chat_completions", "POST");
-  } else if (path == "/v1/messages") {
-    match(Endpoint::kMessages, "messages", "POST");
-  } else if (path == "/v1/messages/count_tokens") {
-    match(Endpoint::kCountTokens, "count_tokens", "POST");
-  } else if (path == "/v1/models" || path.starts_with("/v1/models/")) {
-    match(Endpoint::kModels, "models", "GET");
-  }
-  return target;
-}
+constexpr size_t kCountAnswerBytesMax = 64 << 10;
+constexpr int64_t kClampedOutputMin = 1024;
 
 // The caller's label if it is fit to be echoed and stored, else a new one.
 std::string RequestIdOf(const RequestHead& head, absl::Time now) {
@@ -124,6 +105,33 @@ Refusal UnfitRefusal(const Relay& relay) {
   return refusal;
 }
 
+// The account that objects of a key belong to: the one that the key hangs under.
+int64_t OwnerOf(const Principal& principal) {
+  const std::vector<int64_t>& ids = principal.account_ids;
+  return ids.size() < 2 ? (ids.empty() ? 0 : ids.back()) : ids[ids.size() - 2];
+}
+
+// The org of "acme/payments/laptop".
+std::string_view OrgOf(const Principal& principal) {
+  const std::string_view path = principal.account_path;
+  return path.substr(0, path.find('/'));
+}
+
+// What every token of a request was billed as, by direction.
+struct Totals {
+  int64_t input = 0;
+  int64_t output = 0;
+};
+Totals TotalsOf(const policy::UsageLines& lines) {
+  Totals totals;
+  for (const common::v1::UsageLine& line : lines) {
+    totals.input += policy::TotalInputTokens(line.usage());
+    totals.output += line.usage().output_tokens() + line.usage().audio_output_tokens() +
+                     line.usage().image_output_tokens();
+  }
+  return totals;
+}
+
 std::string_view ReasonName(enforcer::v1::Reason reason) {
   switch (reason) {
     case enforcer::v1::REASON_BUDGET_EXHAUSTED: return "budget_exhausted";
@@ -168,7 +176,10 @@ struct Gateway::Call {
   RequestFacts facts;
   SpliceOptions splice;
   Tags tags;
+  ModelLimits limits;
   TokenBound bound;
+  bool tightened = false;  // the provider's counter was asked
+  bool clamped = false;    // the maximum of output tokens was lowered
   NanoUsd strict;
   NanoUsd tight;
   int64_t estimated_tokens = 0;
@@ -276,6 +287,7 @@ Task<> Gateway::RefuseStatus(Call& call, const absl::Status& status) {
     case absl::StatusCode::kInvalidArgument:
     case absl::StatusCode::kPermissionDenied:
     case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kPermissionDenied:
     case absl::StatusCode::kResourceExhausted:
     case absl::StatusCode::kOutOfRange:
       co_await Refuse(call, RefusalOf(status), Metrics::kRejected);
@@ -287,7 +299,19 @@ Task<> Gateway::RefuseStatus(Call& call, const absl::Status& status) {
 }
 
 Task<> Gateway::Serve(Call& call) {
-  if (!call.target.known) {
+  if (call.target.known == Target::Known::kNotOffered) {
+    co_await Refuse(call,
+                    Make(Kind::kForbidden,
+                         "Tollhouse does not offer this endpoint: it could not say what a call "
+                         "costs. It offers chat/completions, completions, responses, embeddings, "
+                         "moderations and models of OpenAI, messages and count_tokens of "
+                         "Anthropic, generateContent, streamGenerateContent, countTokens, "
+                         "embedContent and batchEmbedContents of Gemini, over plain HTTP",
+                         "", "endpoint_not_offered"),
+                    Metrics::kRejected);
+    co_return;
+  }
+  if (call.target.known == Target::Known::kUnknown) {
     co_await Refuse(call, Make(Kind::kNotFound, "there is nothing at this path"),
                     Metrics::kRejected);
     co_return;
@@ -297,8 +321,19 @@ Task<> Gateway::Serve(Call& call) {
                     Metrics::kRejected);
     co_return;
   }
-  auto principal = co_await parts_.directory->Authenticate(
-      call.exchange.loop(), std::string(KeyOf(call.exchange.head())));
+  std::string key(KeyOf(call.exchange.head()));
+  if (const std::string_view in_query = KeyInQuery(call.exchange.head().target);
+      key.empty() && !in_query.empty()) {
+    if (!parts_.config->key_in_query) {
+      co_await Refuse(call,
+                      Make(Kind::kUnauthenticated,
+                           "a key in the URL is not taken here; send it as x-goog-api-key"),
+                      Metrics::kRejected);
+      co_return;
+    }
+    key = in_query;
+  }
+  auto principal = co_await parts_.directory->Authenticate(call.exchange.loop(), std::move(key));
   if (!principal.ok()) {
     co_await RefuseStatus(call, principal.status());
     co_return;
@@ -311,6 +346,10 @@ Task<> Gateway::Serve(Call& call) {
   }
   if (call.target.endpoint == Endpoint::kModels) {
     co_await ServeModels(call);
+    co_return;
+  }
+  if (!call.target.object_id.empty()) {
+    co_await ServeStored(call);
     co_return;
   }
   if (!co_await call.exchange.ReadBody(&call.body, kJsonPadding)) {
@@ -340,12 +379,11 @@ Task<> Gateway::ServeModels(Call& call) {
                         ? absl::FromUnixSeconds(model.price->effective_from().seconds())
                         : absl::UnixEpoch();
   }
-  const std::string_view path = call.exchange.head().path();
+  const std::string& id = call.target.model;
   std::string body;
-  if (path == "/v1/models") {
+  if (id.empty()) {
     body = RenderModels(call.dialect, models);
   } else {
-    const std::string_view id = path.substr(std::strlen("/v1/models/"));
     const auto it =
         std::find_if(models.begin(), models.end(), [&](const ModelEntry& m) { return m.id == id; });
     if (it == models.end()) {
@@ -371,14 +409,25 @@ Task<bool> Gateway::Prepare(Call& call) {
     co_return false;
   }
   call.facts = *std::move(facts);
-
-  auto route = call.policy->Resolve(call.facts.model, call.dialect, call.started);
+  if (call.dialect == common::v1::DIALECT_GEMINI) {
+    std::string_view in_body = call.facts.model;
+    if (in_body.starts_with("models/")) in_body.remove_prefix(std::strlen("models/"));
+    if (!in_body.empty() && in_body != call.target.model) {
+      co_await Refuse(call,
+                      Make(Kind::kBadRequest,
+                           "the body names another model than the path", "model"),
+                      Metrics::kRejected);
+      co_return false;
+    }
+    call.facts.model = call.target.model;
+  }
+  const Principal& principal = *call.principal;
+  auto route = RouteOf(call);
   if (!route.ok()) {
     co_await RefuseStatus(call, route.status());
     co_return false;
   }
   call.route = *std::move(route);
-  const Principal& principal = *call.principal;
   if (!principal.AllowsProvider(call.route.provider->name())) {
     call.reason = "PROVIDER_NOT_ALLOWED";
     co_await Refuse(call,
@@ -390,13 +439,26 @@ Task<bool> Gateway::Prepare(Call& call) {
   }
   if (!principal.AllowsModel(call.route.catalog_model) &&
       !principal.AllowsModel(call.route.upstream_model) &&
-      !principal.AllowsModel(call.facts.model)) {
+      !principal.AllowsModel(call.facts.model) && !call.facts.model.empty()) {
     call.reason = "MODEL_NOT_ALLOWED";
     co_await Refuse(
         call,
         Make(Kind::kForbidden, absl::StrCat("this key may not use model ", call.facts.model), "model",
              "model_not_allowed"),
         Metrics::kRejected);
+    co_return false;
+  }
+
+  for (const ObjectRef& ref : call.facts.object_refs) {
+    if (co_await Owns(call, ref.id, call.route.provider->name())) continue;
+    call.reason = "OBJECT_NOT_FOUND";
+    co_await Refuse(call,
+                    Make(Kind::kNotFound,
+                         absl::StrCat("there is no '", ref.id.substr(0, 80),
+                                      "' here that this key's account has created; ids of objects "
+                                      "belong to the account that made them through Tollhouse"),
+                         ref.param, "not_found"),
+                    Metrics::kRejected);
     co_return false;
   }
 
@@ -415,6 +477,36 @@ Task<bool> Gateway::Prepare(Call& call) {
     co_return false;
   }
 
+  if (!co_await FindCredential(call)) co_return false;
+  call.splice.upstream_model = call.facts.model.empty() ? "" : call.route.upstream_model;
+  call.splice.strip_metadata = call.dialect == common::v1::DIALECT_ANTHROPIC;
+  co_return true;
+}
+
+// A request without a model (moderations, conversations) goes to the provider of its dialect that
+// comes first.
+absl::StatusOr<policy::Route> Gateway::RouteOf(const Call& call) const {
+  auto route = call.policy->Resolve(call.facts.model, call.dialect, call.started,
+                                    OrgOf(*call.principal));
+  if (route.ok() || (call.target.endpoint != Endpoint::kModerations &&
+                     call.target.endpoint != Endpoint::kConversations)) {
+    return route;
+  }
+  for (const router::v1::Provider* provider : call.policy->providers()) {
+    if (provider->dialect() != call.dialect ||
+        !call.principal->AllowsProvider(provider->name())) {
+      continue;
+    }
+    policy::Route first;
+    first.provider = provider;
+    first.upstream_model = first.catalog_model = call.facts.model;
+    return first;
+  }
+  return route;
+}
+
+// Where the provider is, and with what it is asked. False: refused.
+Task<bool> Gateway::FindCredential(Call& call) {
   auto base_url = policy::ParseBaseUrl(call.route.provider->base_url());
   if (!base_url.ok()) {
     co_await Refuse(call, Unavailable("the provider's base URL is not valid"),
@@ -435,10 +527,50 @@ Task<bool> Gateway::Prepare(Call& call) {
     co_return false;
   }
   call.credential = *std::move(credential);
-
-  call.splice.upstream_model = call.route.upstream_model;
-  call.splice.strip_metadata = call.dialect == common::v1::DIALECT_ANTHROPIC;
   co_return true;
+}
+
+Task<bool> Gateway::Owns(Call& call, std::string_view id, std::string_view provider) {
+  const std::optional<ObjectOwner> owner = parts_.objects->Find(id);
+  co_return owner.has_value() && owner->account_id == OwnerOf(*call.principal) &&
+      (provider.empty() || owner->provider == provider);
+}
+
+// The path of an endpoint at the provider, with the caller's query.
+std::string Gateway::PathOf(const Call& call, Endpoint endpoint) const {
+  std::string path = call.base_url.path;
+  if (call.dialect == common::v1::DIALECT_GEMINI) {
+    absl::StrAppend(&path, "/", call.target.version, "/models/", call.route.upstream_model);
+  }
+  absl::StrAppend(&path, Absl(UpstreamPath(endpoint)));
+  if (!call.target.object_id.empty()) {
+    absl::StrAppend(&path, "/", call.target.object_id, call.target.rest);
+  }
+  if (endpoint == call.target.endpoint) {
+    absl::StrAppend(&path, QueryOf(call.exchange.head().target));
+  }
+  return path;
+}
+
+// An object of the caller's own, by its id: it names the provider.
+Task<> Gateway::ServeStored(Call& call) {
+  const std::optional<ObjectOwner> owner = parts_.objects->Find(call.target.object_id);
+  const router::v1::Provider* provider =
+      owner.has_value() ? call.policy->FindProvider(owner->provider) : nullptr;
+  if (provider == nullptr || owner->account_id != OwnerOf(*call.principal) ||
+      !call.principal->AllowsProvider(provider->name())) {
+    call.reason = "OBJECT_NOT_FOUND";
+    co_await Refuse(call,
+                    Make(Kind::kNotFound,
+                         absl::StrCat("there is no '", call.target.object_id,
+                                      "' here that this key's account has created"),
+                         "", "not_found"),
+                    Metrics::kRejected);
+    co_return;
+  }
+  call.route.provider = provider;
+  if (!co_await FindCredential(call)) co_return;
+  co_await ServeFree(call);
 }
 
 // The most that the request can cost.
@@ -455,7 +587,8 @@ Task<bool> Gateway::Bound(Call& call) {
                     Metrics::kRejected);
     co_return false;
   }
-  call.splice.inject_include_usage = call.target.endpoint == Endpoint::kChatCompletions &&
+  call.splice.inject_include_usage = (call.target.endpoint == Endpoint::kChatCompletions ||
+                                      call.target.endpoint == Endpoint::kCompletions) &&
                                      call.facts.stream && !call.facts.include_usage &&
                                      !provider.quirks().no_include_usage();
 
@@ -469,12 +602,13 @@ Task<bool> Gateway::Bound(Call& call) {
                absl::StrCat(*call.facts.max_output_tokens,
                             " output tokens are more than the limit of ", output_limit.value,
                             " that ", output_limit.account_path, " has per request"),
-               call.facts.max_tokens_value.present() ? "max_tokens" : "max_completion_tokens",
+               call.facts.max_completion_tokens_value.present() ? "max_completion_tokens"
+                                                                : "max_tokens",
                "max_output_tokens_exceeded"),
           Metrics::kRejected);
       co_return false;
     }
-    if (!call.facts.max_output_tokens) {
+    if (!call.facts.max_output_tokens && !IsEmbedding(call.target.endpoint)) {
       const int64_t of_model = call.route.price->max_output_tokens();
       const int64_t maximum =
           of_model > 0 ? std::min(of_model, output_limit.value) : output_limit.value;
@@ -484,21 +618,23 @@ Task<bool> Gateway::Bound(Call& call) {
     }
   }
 
-  ModelLimits limits{call.route.upstream_model, call.route.price->max_input_tokens(),
-                     call.route.price->max_output_tokens()};
+  call.limits = {call.route.upstream_model, call.route.price->max_input_tokens(),
+                 call.route.price->max_output_tokens()};
   for (const HeaderField& field : call.exchange.head().headers.fields) {
     if (absl::EqualsIgnoreCase(Absl(field.name), "anthropic-beta")) {
-      ApplyBetas(field.value, &limits);
+      ApplyBetas(field.value, &call.limits);
     }
   }
-  call.inference_input_max = limits.max_input_tokens;
-  auto bound = BoundTokens(call.facts, limits, parts_.config->allow_unbounded_features);
+  call.inference_input_max = call.limits.max_input_tokens;
+  auto bound = BoundTokens(call.facts, call.limits, parts_.config->allow_unbounded_features);
   if (!bound.ok()) {
     co_await RefuseStatus(call, bound.status());
     co_return false;
   }
   call.bound = *std::move(bound);
-  const TokenBound tight = TightTokens(call.facts, limits);
+  const TokenBound tight = TightTokens(
+      call.facts, call.limits,
+      parts_.tight_ratios->RatiosOf(call.principal->key_id, call.route.catalog_model));
   call.estimated_tokens = tight.input_tokens + tight.output_tokens;
   const auto strict_cost = call.policy->BoundOf(call.route, call.bound);
   const auto tight_cost = call.policy->BoundOf(call.route, tight);
@@ -573,8 +709,7 @@ Task<> Gateway::ServeFree(Call& call) {
   const std::string_view body = spliced.empty() ? std::string_view(call.body) : spliced;
   const Origin origin = OriginOf(call.base_url, *call.route.provider);
   const RequestHead& head = call.exchange.head();
-  const std::string path = absl::StrCat(
-      call.base_url.path, Absl(UpstreamPath(call.target.endpoint)), QueryOf(head.target));
+  const std::string path = PathOf(call, call.target.endpoint);
   std::string error;
   auto connection = co_await Connect(call, origin, &error);
   if (connection == nullptr) {
@@ -582,24 +717,109 @@ Task<> Gateway::ServeFree(Call& call) {
     co_return;
   }
   std::string upstream_head = RenderUpstreamHead(
-      head, {path, origin.HostHeader(), body.size(), "identity", call.dialect,
+      head, {head.method, path, origin.HostHeader(), body.size(), "identity", call.dialect,
              call.credential->secret.view(), {}});
   Relay relay(call.exchange, *call.lane.pool,
               {config.upstream.write_time, config.first_byte_time, config.answer_idle_time,
                config.drain_time, config.json_buffer_bytes});
   Relay::Request request{.endpoint = call.target.endpoint, .head = upstream_head, .body = body};
-  request.metered = false;
+  // The answer to a creation names what was created.
+  const bool creates = call.target.endpoint == Endpoint::kConversations && head.method == "POST";
+  request.metered = creates;
   const HeaderList extra{{"x-tollhouse-request-id", call.request_id}};
   co_await relay.Run(std::move(connection), request, [&](int) { return extra; });
   crypto::Cleanse(&upstream_head);
   call.status = relay.status();
   if (relay.end() == RelayEnd::kRefused) call.outcome = Metrics::kProvider;
+  if (creates && relay.end() == RelayEnd::kAnswered) {
+    RememberObject(call, relay.meter().object_id);
+  }
+  if (head.method == "DELETE" && relay.end() == RelayEnd::kAnswered && call.target.rest.empty()) {
+    parts_.objects->Forget(call.target.object_id);
+  }
   if (!co_await relay.Finish(extra)) {
     co_await Refuse(call, UnfitRefusal(relay), Metrics::kProvider);
   }
 }
 
-enforcer::v1::Reserve Gateway::MakeReserve(const Call& call, const std::string& hold_id) const {
+void Gateway::RememberObject(const Call& call, std::string_view id) {
+  if (id.empty()) return;
+  parts_.objects->Remember(id, {call.route.provider->name(), OwnerOf(*call.principal)});
+}
+
+// Asks the provider's free counter how long the input is, instead of bounding it by bytes. True if
+// the request can cost noticeably less than was thought.
+Task<bool> Gateway::Tighten(Call& call, std::string_view body) {
+  const Config& config = *parts_.config;
+  const auto question = CountQuestionFor(call.facts, body, call.route.upstream_model);
+  if (!question.has_value()) co_return false;
+  const Origin origin = OriginOf(call.base_url, *call.route.provider);
+  const std::string path = PathOf(call, question->endpoint);
+  std::string head = RenderUpstreamHead(
+      call.exchange.head(), {"POST", path, origin.HostHeader(), question->body.size(), "identity",
+                             call.dialect, call.credential->secret.view(), {}});
+  auto answer = co_await Fetch(*call.lane.pool, call.exchange.loop(), origin, head,
+                               question->body, config.count_time, kCountAnswerBytesMax);
+  crypto::Cleanse(&head);
+  if (!answer.ok() || answer->status != 200) {
+    parts_.metrics->counts_failed.Increment();
+    co_return false;
+  }
+  parts_.metrics->counted.Increment();
+  const auto meter = NewResponseMeter(question->endpoint, false);
+  std::string passed;
+  meter->Feed(answer->body, &passed);
+  const int64_t counted = meter->Finish(&passed).counted_tokens;
+  if (counted < 0) co_return false;
+  const TokenBound bound = CountedBound(call.facts, call.bound, counted);
+  const auto cost = call.policy->BoundOf(call.route, bound);
+  if (!cost.ok() || cost->nanos() > call.strict.nanos() / 20 * 19) co_return false;
+  call.bound = bound;
+  call.strict = *cost;
+  call.tight = std::min(call.tight, call.strict);
+  co_return true;
+}
+
+// Lowers the maximum of output tokens to what the violated budgets afford. False if that is less
+// than an answer needs.
+bool Gateway::Clamp(Call& call, const enforcer::v1::Refused& refused) {
+  if (IsEmbedding(call.target.endpoint) || call.facts.choices * call.facts.inputs > 1) return false;
+  int64_t affordable = std::numeric_limits<int64_t>::max();
+  for (const enforcer::v1::Violation& v : refused.violations()) {
+    if (v.limit_nanousd() == 0) return false;
+    affordable = std::min(affordable, v.limit_nanousd() - v.spent_nanousd() - v.held_nanousd() -
+                                          v.suspense_nanousd());
+  }
+  const auto cost_of = [&](int64_t output) {
+    TokenBound bound = call.bound;
+    bound.output_tokens = output + call.facts.predicted_bytes;
+    return call.policy->BoundOf(call.route, bound);
+  };
+  const auto fits = [&](int64_t output) {
+    const auto cost = cost_of(output);
+    return cost.ok() && cost->nanos() <= affordable;
+  };
+  int64_t low = std::max(kClampedOutputMin, call.facts.thinking_budget.value_or(0) + 1);
+  int64_t high = call.bound.output_tokens - call.facts.predicted_bytes - 1;
+  if (low > high || !fits(low)) return false;
+  while (low < high) {
+    const int64_t middle = low + (high - low + 1) / 2;
+    fits(middle) ? void(low = middle) : void(high = middle - 1);
+  }
+  call.splice.max_output_tokens = low;
+  if (policy::CatalogOf(*call.route.provider) != "openai") {
+    call.splice.max_output_field = "max_tokens";
+  }
+  call.facts.max_output_tokens = low;
+  call.bound.output_tokens = low + call.facts.predicted_bytes;
+  call.strict = *cost_of(low);
+  call.tight = std::min(call.tight, call.strict);
+  call.clamped = true;
+  return true;
+}
+
+enforcer::v1::Reserve Gateway::MakeReserve(const Call& call, const std::string& hold_id,
+                                           absl::Duration wait) const {
   const Config& config = *parts_.config;
   enforcer::v1::Reserve reserve;
   reserve.set_hold_id(hold_id);
@@ -611,7 +831,7 @@ enforcer::v1::Reserve Gateway::MakeReserve(const Call& call, const std::string& 
   reserve.set_tight_nanousd(call.tight.nanos());
   reserve.set_estimated_tokens(call.estimated_tokens);
   reserve.set_first_attempt(true);
-  reserve.set_wait_ms(absl::ToInt64Milliseconds(config.hold_wait));
+  reserve.set_wait_ms(absl::ToInt64Milliseconds(wait));
   reserve.set_time_to_live_ms(absl::ToInt64Milliseconds(config.hold_time_to_live));
   reserve.set_require_budget(call.principal->require_budget);
   const crypto::Sha256Digest digest = crypto::Sha256(reserve.SerializeAsString());
@@ -748,16 +968,23 @@ Task<> Gateway::ServeMetered(Call& call) {
   }
 
   const Origin origin = OriginOf(call.base_url, *call.route.provider);
-  const std::string spliced = NeedsSplice(call.facts, call.splice)
-                                  ? SpliceForUpstream(call.facts, call.body, call.splice)
-                                  : std::string();
-  const std::string_view body = spliced.empty() ? std::string_view(call.body) : spliced;
+  std::string spliced;
+  const auto splice = [&] {
+    if (NeedsSplice(call.facts, call.splice)) {
+      spliced = SpliceForUpstream(call.facts, call.body, call.splice);
+    }
+    return spliced.empty() ? std::string_view(call.body) : std::string_view(spliced);
+  };
+  std::string_view body = splice();
+  // What waits for others' holds must not wait for a bound that can be lowered at once.
+  bool may_tighten = config.tighten_bounds && CanCount(call.facts);
+  bool waited = !may_tighten && !config.clamp_output;
 
   std::unique_ptr<UpstreamConnection> connection;
   ledger::v1::Entry intent;
   int64_t tightest_remaining = -1;
   for (int round = 0;; ++round) {
-    if (round == 3) {
+    if (round == 6) {
       call.reason = "EPOCH_CLOSED";
       co_await Refuse(call, Unavailable("the budget service is being replaced"),
                       Metrics::kUnavailable);
@@ -766,13 +993,27 @@ Task<> Gateway::ServeMetered(Call& call) {
     const Uuid hold = NewUuid(config.clock->Wall());
     const std::string hold_id(hold.raw());
     const int64_t asked_at = call.exchange.loop().deadlines().NowNanos();
-    auto result = co_await call.lane.session->Reserve(MakeReserve(call, hold_id),
-                                                      config.reserve_timeout + config.hold_wait);
+    const absl::Duration wait = waited ? config.hold_wait : absl::ZeroDuration();
+    auto result = co_await call.lane.session->Reserve(MakeReserve(call, hold_id, wait),
+                                                      config.reserve_timeout + wait);
     if (!result.ok()) {
       co_await RefuseStatus(call, result.status());
       co_return;
     }
     if (result->has_refused()) {
+      const enforcer::v1::Reason reason = result->refused().reason();
+      if (reason == enforcer::v1::REASON_BUDGET_EXHAUSTED ||
+          reason == enforcer::v1::REASON_BUDGET_HELD) {
+        if (std::exchange(may_tighten, false)) {
+          call.tightened = true;
+          if (co_await Tighten(call, body)) continue;
+        }
+        if (config.clamp_output && !call.clamped && Clamp(call, result->refused())) {
+          body = splice();
+          continue;
+        }
+        if (reason == enforcer::v1::REASON_BUDGET_HELD && !std::exchange(waited, true)) continue;
+      }
       co_await RefuseReserve(call, result->refused());
       co_return;
     }
@@ -831,15 +1072,14 @@ Task<> Gateway::ServeMetered(Call& call) {
   call.lane.active.push_back(active);
 
   const RequestHead& head = call.exchange.head();
-  const std::string path = absl::StrCat(
-      call.base_url.path, Absl(UpstreamPath(call.target.endpoint)), QueryOf(head.target));
+  const std::string path = PathOf(call, call.target.endpoint);
   const std::string accept =
       AcceptEncoding(call.facts.stream, head.headers.Get("accept-encoding"));
   const std::string hold_text = config.send_hold_id || call.route.provider->allow_private()
                                     ? UuidFromRaw(intent.hold_id())->ToString()
                                     : std::string();
   std::string upstream_head =
-      RenderUpstreamHead(head, {path, origin.HostHeader(), body.size(), accept, call.dialect,
+      RenderUpstreamHead(head, {"POST", path, origin.HostHeader(), body.size(), accept, call.dialect,
                                 call.credential->secret.view(), hold_text});
 
   Relay relay(call.exchange, *call.lane.pool,
@@ -848,7 +1088,8 @@ Task<> Gateway::ServeMetered(Call& call) {
   Relay::Request request{.endpoint = call.target.endpoint, .head = upstream_head, .body = body};
   request.meter.drop_usage_chunk = call.splice.inject_include_usage;
   request.meter.requested_model = call.route.upstream_model;
-  request.meter.choices = call.facts.choices;
+  request.streams_json = call.target.endpoint == Endpoint::kStreamGenerateContent;
+  request.meter.choices = call.facts.choices * call.facts.inputs;
   request.meter.cache_write_1h = call.facts.cache_write_1h;
   request.meter.inference_input_max = call.inference_input_max;
   request.output_tokens_max = call.bound.output_tokens;
@@ -859,6 +1100,10 @@ Task<> Gateway::ServeMetered(Call& call) {
 
   HeaderList extra{{"x-tollhouse-request-id", call.request_id},
                    {"x-tollhouse-model", call.route.catalog_model}};
+  if (call.clamped) {
+    extra.emplace_back("x-tollhouse-max-output-tokens",
+                       absl::StrCat(*call.facts.max_output_tokens));
+  }
   const auto streamed_fields = [&](int) {
     HeaderList fields = extra;
     if (tightest_remaining >= 0) {
@@ -901,9 +1146,21 @@ HeaderList Gateway::Conclude(Call& call, const ledger::v1::Entry& intent, const 
   *result.mutable_usage() = meter.usage;
   result.set_usage_source(meter.source);
 
+  RememberObject(call, meter.object_id);
+  const bool answered = relay.end() == RelayEnd::kAnswered && relay.status() / 100 == 2;
+  // Vectors without a count: what they can cost at most is little, and nobody will ever say more.
+  const bool at_bound = answered && meter.complete && !meter.usage_present &&
+                        IsEmbedding(call.target.endpoint);
+  if (at_bound) {
+    common::v1::UsageLine* line = result.add_usage();
+    line->set_model(call.route.upstream_model);
+    line->mutable_usage()->set_input_tokens_uncached(call.bound.input_tokens);
+    result.set_usage_source(common::v1::USAGE_SOURCE_ESTIMATED);
+  }
+
   std::optional<policy::Cost> cost;
-  if (meter.usage_present) {
-    auto priced = call.policy->CostOf(call.route, meter.usage, call.started);
+  if (meter.usage_present || at_bound) {
+    auto priced = call.policy->CostOf(call.route, result.usage(), call.started);
     if (priced.ok()) {
       cost = *std::move(priced);
     } else {
@@ -912,7 +1169,14 @@ HeaderList Gateway::Conclude(Call& call, const ledger::v1::Entry& intent, const 
                                       {"message", std::string(priced.status().message())}});
     }
   }
-  const bool final_usage = cost && meter.source == common::v1::USAGE_SOURCE_FINAL;
+  const bool final_usage =
+      cost && (at_bound || meter.source == common::v1::USAGE_SOURCE_FINAL);
+  if (final_usage && !at_bound && call.facts.media.empty()) {
+    const Totals totals = TotalsOf(meter.usage);
+    parts_.tight_ratios->Observe(
+        call.principal->key_id, call.route.catalog_model, call.facts.text_bytes, totals.input,
+        totals.output / std::max<int64_t>(1, call.facts.choices * call.facts.inputs));
+  }
   const bool errors_billed = call.route.provider->quirks().errors_are_billed();
 
   ledger::v1::EntryKind kind = ledger::v1::ENTRY_KIND_SUSPEND;

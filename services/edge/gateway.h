@@ -7,11 +7,13 @@
 
 #include "services/edge/config.h"
 #include "services/edge/dialect/refusal.h"
+#include "services/edge/dialect/tight_ratios.h"
 #include "services/edge/directory.h"
 #include "services/edge/enforcer_session.h"
 #include "services/edge/http_server.h"
 #include "services/edge/journal.h"
 #include "services/edge/metrics.h"
+#include "services/edge/object_owners.h"
 #include "services/edge/policy_source.h"
 #include "services/edge/settler.h"
 #include "services/edge/upstream.h"
@@ -46,6 +48,8 @@ class Gateway final : public RequestHandler {
     Directory* directory;
     PolicySource* policies;
     Metrics* metrics;
+    ObjectOwners* objects;
+    TightRatioBook* tight_ratios;
     std::string boot_id;
   };
 
@@ -65,16 +69,26 @@ class Gateway final : public RequestHandler {
   Task<> Serve(Call& call);
   Task<> ServeModels(Call& call);
   Task<> ServeFree(Call& call);
+  Task<> ServeStored(Call& call);
   Task<> ServeMetered(Call& call);
   // False: refused, and answered.
   Task<bool> Prepare(Call& call);
   Task<bool> Bound(Call& call);
+  Task<bool> FindCredential(Call& call);
+  absl::StatusOr<policy::Route> RouteOf(const Call& call) const;
+  std::string PathOf(const Call& call, Endpoint endpoint) const;
+  Task<bool> Tighten(Call& call, std::string_view body);
+  bool Clamp(Call& call, const enforcer::v1::Refused& refused);
+  // Whether the caller's account created the object, at that provider.
+  Task<bool> Owns(Call& call, std::string_view id, std::string_view provider);
+  void RememberObject(const Call& call, std::string_view id);
   Task<> Refuse(Call& call, Refusal refusal, Metrics::Outcome outcome);
   Task<> RefuseStatus(Call& call, const absl::Status& status);
   Task<std::unique_ptr<UpstreamConnection>> Connect(Call& call, const Origin& origin,
                                                     std::string* error);
   Task<> RefuseReserve(Call& call, const enforcer::v1::Refused& refused);
-  enforcer::v1::Reserve MakeReserve(const Call& call, const std::string& hold_id) const;
+  enforcer::v1::Reserve MakeReserve(const Call& call, const std::string& hold_id,
+                                    absl::Duration wait) const;
   ledger::v1::Entry MakeIntent(const Call& call, const std::string& hold_id,
                                const enforcer::v1::Admitted& admitted) const;
   // Journals the end of an attempt, then has it settled. Returns the fields of the answer.

@@ -9,6 +9,7 @@
 #include "absl/strings/str_split.h"
 #include "libs/base/strings.h"
 #include "libs/crypto/virtual_key.h"
+#include "services/edge/target.h"
 
 namespace tollhouse::edge {
 namespace {
@@ -71,7 +72,10 @@ common::v1::Dialect DialectOfHead(const RequestHead& head) {
   if (path == "/v1/messages" || path.starts_with("/v1/messages/")) {
     return common::v1::DIALECT_ANTHROPIC;
   }
-  if (path.starts_with("/v1beta/")) return common::v1::DIALECT_GEMINI;
+  if (path.starts_with("/v1beta") || path.starts_with("/v1alpha") || path.starts_with("/upload/") ||
+      (path.find(':') != std::string_view::npos && !TargetOf(head).version.empty())) {
+    return common::v1::DIALECT_GEMINI;
+  }
   return head.headers.Find("anthropic-version") ? common::v1::DIALECT_ANTHROPIC
                                                 : common::v1::DIALECT_OPENAI;
 }
@@ -98,9 +102,12 @@ std::string AcceptEncoding(bool stream, std::string_view callers) {
 std::string RenderUpstreamHead(const RequestHead& caller, const UpstreamHead& upstream) {
   std::string head;
   head.reserve(1024 + upstream.credential.size());
-  absl::StrAppend(&head, "POST ", Absl(upstream.path), " HTTP/1.1\r\nhost: ", upstream.host,
-                  "\r\ncontent-length: ", upstream.content_length,
+  absl::StrAppend(&head, Absl(upstream.method), " ", Absl(upstream.path),
+                  " HTTP/1.1\r\nhost: ", upstream.host,
                   "\r\naccept-encoding: ", Absl(upstream.accept_encoding), "\r\n");
+  if (upstream.method == "POST") {
+    absl::StrAppend(&head, "content-length: ", upstream.content_length, "\r\n");
+  }
   if (!upstream.credential.empty()) {
     switch (upstream.dialect) {
       case common::v1::DIALECT_ANTHROPIC: head += "x-api-key: "; break;
@@ -122,6 +129,15 @@ std::string RenderUpstreamHead(const RequestHead& caller, const UpstreamHead& up
   }
   head += "\r\n";
   return head;
+}
+
+std::string_view KeyInQuery(std::string_view target) {
+  const size_t question = target.find('?');
+  if (question == std::string_view::npos) return "";
+  for (const absl::string_view item : absl::StrSplit(Absl(target.substr(question + 1)), '&')) {
+    if (absl::StartsWith(item, "key=")) return Std(item.substr(4));
+  }
+  return "";
 }
 
 std::string QueryOf(std::string_view target) {

@@ -14,6 +14,9 @@ namespace tollhouse::edge {
 // like one of Tollhouse's, else the first that is there; "" if none.
 std::string_view KeyOf(const RequestHead& head);
 
+// The `key` parameter of a target's query, as Google's clients may send it; "" if there is none.
+std::string_view KeyInQuery(std::string_view target);
+
 // The dialect that a path alone does not tell: an anthropic-version header says Anthropic.
 common::v1::Dialect DialectOfHead(const RequestHead& head);
 
@@ -23,6 +26,7 @@ std::string AcceptEncoding(bool stream, std::string_view callers);
 
 // Everything up to the body of the request to a provider.
 struct UpstreamHead {
+  std::string_view method = "POST";  // without a body for the others
   std::string_view path;  // with the caller's query
   std::string host;
   uint64_t content_length = 0;

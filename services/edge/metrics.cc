@@ -5,8 +5,7 @@
 namespace tollhouse::edge {
 namespace {
 
-constexpr std::array<std::string_view, Metrics::kEndpoints> kEndpointNames = {
-    "chat_completions", "messages", "count_tokens", "models", "other"};
+constexpr auto kEndpointNames = kTargetNames;  // the last is for whatever has no name
 constexpr std::array<std::string_view, Metrics::kOutcomes> kOutcomeNames = {
     "ok", "budget", "limit", "rejected", "provider", "broken", "unavailable"};
 
@@ -37,6 +36,12 @@ Metrics::Metrics()
                              "Provider attempts by how they ended.", {{"end", "suspended"}})),
       overruns(obs::Counter("tollhouse_edge_overruns_total",
                             "Attempts that cost more than was held for them.")),
+      counted(obs::Counter("tollhouse_edge_token_counts_total",
+                           "Questions to providers' token counters, to lower a bound.",
+                           {{"result", "ok"}})),
+      counts_failed(obs::Counter("tollhouse_edge_token_counts_total",
+                                 "Questions to providers' token counters, to lower a bound.",
+                                 {{"result", "failed"}})),
       ambiguous(obs::Counter("tollhouse_edge_ambiguous_usage_total",
                              "Answers whose billing the provider does not document.")),
       ledger_refusals(obs::Counter("tollhouse_edge_ledger_refusals_total",

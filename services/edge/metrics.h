@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "libs/obs/metrics.h"
+#include "services/edge/target.h"
 
 namespace tollhouse::edge {
 
@@ -24,7 +25,7 @@ struct Metrics {
   };
   void Count(std::string_view endpoint, Outcome outcome);
 
-  static constexpr int kEndpoints = 5;
+  static constexpr int kEndpoints = static_cast<int>(kTargetNames.size());
   std::array<std::array<prometheus::Counter*, kOutcomes>, kEndpoints> requests;
   prometheus::Histogram& request_seconds;
   prometheus::Histogram& overhead_seconds;  // before the request is sent on
@@ -33,6 +34,8 @@ struct Metrics {
   prometheus::Counter& voided;
   prometheus::Counter& suspended;
   prometheus::Counter& overruns;         // cost above the hold
+  prometheus::Counter& counted;        // answers of providers' token counters to the edge itself
+  prometheus::Counter& counts_failed;  // and what came instead
   prometheus::Counter& ambiguous;        // the provider does not document how it bills this
   prometheus::Counter& ledger_refusals;  // entries the ledger will never take
   prometheus::Counter& journal_failures;

@@ -17,12 +17,19 @@ constexpr absl::Duration kEarlyAnswerTime = absl::Seconds(2);
 // cannot have been produced within it.
 constexpr int64_t kBytesPerTokenMax = 256;
 
+absl::string_view MediaOf(std::string_view type) {
+  return absl::StripAsciiWhitespace(Absl(type.substr(0, type.find(';'))));
+}
+
+bool IsJson(std::string_view type) {
+  return absl::EqualsIgnoreCase(MediaOf(type), "application/json") ||
+         absl::EndsWithIgnoreCase(MediaOf(type), "+json");
+}
+
 // Whether an SDK can read an answer of this type.
 bool IsReadable(std::string_view type) {
-  const absl::string_view media = absl::StripAsciiWhitespace(Absl(type.substr(0, type.find(';'))));
-  return media.empty() || absl::EqualsIgnoreCase(media, "application/json") ||
-         absl::EndsWithIgnoreCase(media, "+json") ||
-         absl::EqualsIgnoreCase(media, "text/event-stream");
+  const absl::string_view media = MediaOf(type);
+  return media.empty() || IsJson(type) || absl::EqualsIgnoreCase(media, "text/event-stream");
 }
 
 bool Overran(const MeterProgress& progress, int64_t output_tokens_max) {
@@ -156,7 +163,9 @@ Task<> Relay::ReadBody(UpstreamConnection& connection, const Request& request,
     options.content_encoding = std::string(parser_.head().headers.Get("content-encoding"));
     metering_ = NewResponseMeter(request.endpoint, sse, options);
   }
-  if (sse && !refused) co_await Begin(answer_headers(status_));
+  if (!refused && (sse || (request.streams_json && IsJson(type)))) {
+    co_await Begin(answer_headers(status_));
+  }
 
   // The head's views stay valid: the body has a buffer of its own.
   IoBuffer body_buffer;
@@ -230,7 +239,7 @@ Task<> Relay::ReadBody(UpstreamConnection& connection, const Request& request,
   const bool clean = metering_ == nullptr || metering_->at_event_boundary();
   FinishMeter();
   const MeterResult& m = meter_result_;
-  const bool senseless = metering_ != nullptr && !refused && !m.usage_present && !m.complete &&
+  const bool senseless = metering_ != nullptr && !refused && !IsFree(request.endpoint) && !m.usage_present && !m.complete &&
                          !m.provider_error && m.visible_output_bytes == 0;
   if (!streaming_ && !unfit_ && ((!IsReadable(type) && !pending_.empty()) || senseless)) {
     unfit_ = true;
@@ -241,6 +250,11 @@ Task<> Relay::ReadBody(UpstreamConnection& connection, const Request& request,
     // The beginning of an event that the meter held back is dropped.
     pending_ = clean ? "" : "\n\n";
     pending_ += end_ == RelayEnd::kCut ? request.cut_event : request.broken_event;
+    ended_by_event_ = true;
+  } else if (streaming_ && end_ != RelayEnd::kAnswered && request.streams_json && clean &&
+             metering_ != nullptr) {
+    pending_ = metering_->ErrorEnd(end_ == RelayEnd::kCut ? request.cut_event
+                                                          : request.broken_event);
     ended_by_event_ = true;
   }
 }

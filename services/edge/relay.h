@@ -45,6 +45,7 @@ class Relay {
     std::string_view body;
     MeterOptions meter;           // content_encoding is filled in here
     bool metered = true;          // false: free, passed as it is
+    bool streams_json = false;    // a JSON answer is a stream as well: begun at once
     int64_t output_tokens_max = 0;  // of the bound; above it the stream is cut. 0: never
     std::string cut_event;        // the dialect's error event
     std::string broken_event;     // likewise, when the provider broke the stream off

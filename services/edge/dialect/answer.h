@@ -35,6 +35,9 @@ class AnswerReader {
 
 std::unique_ptr<AnswerReader> NewChatAnswerReader(const MeterOptions& options);
 std::unique_ptr<AnswerReader> NewMessagesAnswerReader(const MeterOptions& options);
+std::unique_ptr<AnswerReader> NewResponsesAnswerReader(const MeterOptions& options);
+std::unique_ptr<AnswerReader> NewEmbeddingsAnswerReader(const MeterOptions& options);
+std::unique_ptr<AnswerReader> NewGeminiAnswerReader(const MeterOptions& options);
 std::unique_ptr<AnswerReader> NewCountTokensAnswerReader();
 
 }  // namespace tollhouse::edge

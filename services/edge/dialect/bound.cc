@@ -22,10 +22,18 @@ int64_t Scaled(int64_t a, int64_t b) {
   return product;
 }
 
+// Vectors are made of the text alone; what some models put before it fits into this.
+constexpr int64_t kEmbeddingPromptTokens = 64;
+
 int64_t MediaTokens(const RequestFacts& facts, std::string_view model) {
   int64_t tokens = 0;
   for (const MediaItem& item : facts.media) tokens += MediaTokensBound(facts.endpoint, model, item);
   return tokens;
+}
+
+// Texts that are generated, returned or not.
+int64_t Sequences(const RequestFacts& facts) {
+  return Scaled(facts.inputs, std::max(facts.choices, facts.best_of));
 }
 
 TokenBound WithoutCounts(const RequestFacts& facts) {
@@ -36,6 +44,8 @@ TokenBound WithoutCounts(const RequestFacts& facts) {
     bound.audio_input |= item.kind == MediaItem::Kind::kAudio;
   }
   bound.web_search_calls = facts.web_search_calls;
+  bound.file_search_calls = facts.file_search_calls;
+  bound.code_sessions = facts.code_sessions;
   bound.service_tier = facts.service_tier;
   if (!facts.speed.empty() && facts.speed != "standard") {
     bound.modifiers.push_back("speed:" + facts.speed);
@@ -71,23 +81,26 @@ absl::StatusOr<TokenBound> BoundTokens(const RequestFacts& facts, const ModelLim
                 facts.window_bounded_features.end());
     if (facts.server_tool_uses > 0) open.push_back("server tools");
   }
+  const int64_t inferences = Scaled(facts.inputs, 1 + facts.server_tool_uses);
   if (needs_window || !facts.unbounded_features.empty()) {
-    bound.input_tokens = Scaled(assumed_window, 1 + facts.server_tool_uses);
+    bound.input_tokens = Scaled(assumed_window, inferences);
   } else {
-    bound.input_tokens = facts.text_bytes + kHiddenPromptTokens * (1 + facts.client_tool_prompts) +
-                         MediaTokens(facts, limits.model);
-    if (window > 0) bound.input_tokens = std::min(bound.input_tokens, window);
+    const int64_t hidden = IsEmbedding(facts.endpoint)
+                               ? Scaled(kEmbeddingPromptTokens, facts.inputs)
+                               : kHiddenPromptTokens * (1 + facts.client_tool_prompts);
+    bound.input_tokens = facts.text_bytes + hidden + MediaTokens(facts, limits.model);
+    if (window > 0) bound.input_tokens = std::min(bound.input_tokens, Scaled(window, inferences));
   }
 
-  int64_t output = facts.max_output_tokens.value_or(0);
-  if (limits.max_output_tokens > 0 && (output == 0 || output > limits.max_output_tokens)) {
-    output = limits.max_output_tokens;
+  if (!IsEmbedding(facts.endpoint)) {
+    int64_t output = facts.max_output_tokens.value_or(limits.max_output_tokens);
+    if (limits.max_output_tokens > 0) output = std::min(output, limits.max_output_tokens);
+    if (output == 0 && !facts.max_output_tokens.has_value()) {
+      open.push_back("no maximum output: set max_tokens");
+      output = assumed_window;
+    }
+    bound.output_tokens = Scaled(output, Sequences(facts)) + facts.predicted_bytes;
   }
-  if (output == 0) {
-    open.push_back("no maximum output: set max_tokens");
-    output = assumed_window;
-  }
-  bound.output_tokens = Scaled(output, facts.choices) + facts.predicted_bytes;
 
   if (!open.empty() && !allow_unbounded) {
     const std::string features = absl::StrJoin(open, ", ");
@@ -96,6 +109,29 @@ absl::StatusOr<TokenBound> BoundTokens(const RequestFacts& facts, const ModelLim
                                   "requires, because of: ",
                                   features),
                      {{"features", features}});
+  }
+  return bound;
+}
+
+bool CanCount(const RequestFacts& facts) {
+  switch (facts.endpoint) {
+    case Endpoint::kMessages:
+    case Endpoint::kResponses:
+    case Endpoint::kGenerateContent:
+    case Endpoint::kStreamGenerateContent:
+      break;
+    default:
+      return false;
+  }
+  // Counters do not run tools, and what they say of stored things is not what is billed.
+  return facts.unbounded_features.empty() && facts.window_bounded_features.empty() &&
+         facts.server_tool_uses == 0 && facts.object_refs.empty();
+}
+
+TokenBound CountedBound(const RequestFacts& facts, const TokenBound& strict, int64_t counted) {
+  TokenBound bound = strict;
+  if (CanCount(facts) && counted >= 0) {
+    bound.input_tokens = std::min(strict.input_tokens, counted + counted / 100 + 50);
   }
   return bound;
 }
@@ -114,8 +150,8 @@ TokenBound TightTokens(const RequestFacts& facts, const ModelLimits& limits,
   if (ratios.output_tokens > 0) {
     output = output > 0 ? std::min(output, ratios.output_tokens) : ratios.output_tokens;
   }
-  if (output == 0) output = 4096;
-  bound.output_tokens = Scaled(output, facts.choices);
+  if (output == 0) output = facts.max_output_tokens.has_value() ? 0 : 4096;
+  bound.output_tokens = IsEmbedding(facts.endpoint) ? 0 : Scaled(output, Sequences(facts));
   if (auto strict = BoundTokens(facts, limits); strict.ok()) {
     bound.input_tokens = std::min(bound.input_tokens, strict->input_tokens);
     bound.output_tokens = std::min(bound.output_tokens, strict->output_tokens);

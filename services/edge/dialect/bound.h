@@ -29,13 +29,19 @@ void ApplyBetas(std::string_view anthropic_beta, ModelLimits* limits);
 inline constexpr int64_t kHiddenPromptTokens = 1024;
 
 // input = text bytes + hidden prompts + media, at most the context window, which is the universal
-// cap of one inference; bounded server tools run 1 + max_uses inferences of up to a window each.
-// output = n x min(declared, model maximum).
+// cap of one inference; bounded server tools run 1 + max_uses inferences of up to a window each, and
+// every prompt of completions and text of embeddings has a window of its own.
+// output = n x min(declared, model maximum); embeddings have none.
 // FailedPrecondition, reason UNBOUNDED_REQUEST, metadata `features`: features that no bound covers,
 // or a limit the price book does not state where it is the only bound. With `allow_unbounded` (a
 // policy's decision) those count as one context window and the answer is a best effort.
 absl::StatusOr<TokenBound> BoundTokens(const RequestFacts& facts, const ModelLimits& limits,
                                        bool allow_unbounded = false);
+
+// The bound with the provider's own count of the input instead of bytes: + 1 % + 50, what counters
+// have been seen to be off. Only where nothing but the text decides (CanCount); never above `strict`.
+TokenBound CountedBound(const RequestFacts& facts, const TokenBound& strict, int64_t counted);
+bool CanCount(const RequestFacts& facts);
 
 // What a model and key have been seen to use. Integers: tokens per 1,024 bytes of text.
 struct TightRatios {

@@ -35,6 +35,22 @@ int CodeUnit(std::string_view text) {
 
 }  // namespace
 
+bool Open(Parser* parser, std::string_view text, Document* document, Value* root) {
+  if (parser->capacity() < text.size()) {
+    size_t capacity = 4096;
+    while (capacity < text.size()) capacity *= 2;
+    if (parser->allocate(capacity) != simdjson::SUCCESS) return false;
+  }
+  return parser->iterate(text.data(), text.size(), text.size() + simdjson::SIMDJSON_PADDING)
+                 .get(*document) == simdjson::SUCCESS &&
+         document->get_value().get(*root) == simdjson::SUCCESS;
+}
+
+void Remember(Value& value, std::string* kept) {
+  const std::string_view text = TextOf(value);
+  if (!text.empty() && *kept != text && text.size() <= 512) kept->assign(text);
+}
+
 bool IsNumber(std::string_view token) {
   size_t i = 0;
   const size_t n = token.size();

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -72,6 +73,19 @@ bool EachMember(Value& value, Visit visit) {
   }
   return true;
 }
+
+// Begins a document whose root is asked for next; false if it is not JSON. At least
+// SIMDJSON_PADDING bytes behind `text` may be read. The parser grows as it must.
+bool Open(Parser* parser, std::string_view text, Document* document, Value* root);
+
+// The inside of a string token; "" for everything else.
+inline std::string_view TextOf(Value& value) {
+  const std::string_view token = Token(value);
+  return token.substr(0, 1) == "\"" ? Inside(token) : std::string_view();
+}
+
+// Keeps a short text. Most events repeat it and cost a comparison.
+void Remember(Value& value, std::string* kept);
 
 // -?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?
 bool IsNumber(std::string_view token);

@@ -168,6 +168,19 @@ int64_t OpenAiImage(std::string_view model, const MediaItem& item) {
   return std::max(85 + 170 * tiles, OpenAiPatches(item));
 }
 
+// Gemini 2.x: 258 tokens for each tile; tiles are a 1.5th of the shorter side, from 256 to 768 pixels.
+// Gemini 3: at most 2,240 tokens an image. Images are scaled into 3,072 pixels a side at most, so that
+// 25 tiles are the most that one can have.
+int64_t GeminiImage(const MediaItem& item) {
+  constexpr int64_t kTile = 258;
+  constexpr int64_t kMax = 25 * kTile;
+  if (item.width == 0) return kMax;
+  const int64_t unit =
+      std::clamp<int64_t>(std::min(item.width, item.height) * 2 / 3, 256, 768);
+  const int64_t tiles = CeilDiv(item.width, unit) * CeilDiv(item.height, unit);
+  return std::clamp<int64_t>(tiles * kTile, 2'240, kMax);
+}
+
 // Other vendors behind the OpenAI dialect: patches of 14 pixels without merging are the dearest
 // rule known, 16,384 tokens the largest per-image maximum.
 int64_t OtherImage(const MediaItem& item) {
@@ -206,6 +219,7 @@ int64_t MediaTokensBound(Endpoint endpoint, std::string_view model, const MediaI
     return item.bytes / 16 + 256;
   }
   if (DialectOf(endpoint) == common::v1::DIALECT_ANTHROPIC) return AnthropicImage(item);
+  if (DialectOf(endpoint) == common::v1::DIALECT_GEMINI) return GeminiImage(item);
   return IsOpenAiModel(model) ? OpenAiImage(model, item) : OtherImage(item);
 }
 

@@ -1,4 +1,4 @@
-// Anthropic messages and count_tokens.
+// Anthropic messages.
 //
 // Counts are cumulative: every later one overwrites its field, nothing is ever added, nulls say
 // nothing. `iterations` lists each pass of the request with its own model; the totals beside it
@@ -16,6 +16,8 @@ namespace {
 
 using json::EachMember;
 using json::IsObject;
+using json::Remember;
+using json::TextOf;
 using json::Token;
 using json::Value;
 
@@ -41,18 +43,8 @@ struct Pass {
   Counts counts;
 };
 
-std::string_view TextOf(Value& value) {
-  const std::string_view token = Token(value);
-  return token.substr(0, 1) == "\"" ? json::Inside(token) : std::string_view();
-}
-
 void Overwrite(Value& value, std::optional<int64_t>* field) {
   if (const auto count = json::CountOf(value)) *field = count;
-}
-
-void Remember(Value& value, std::string* kept) {
-  const std::string_view text = TextOf(value);
-  if (!text.empty() && *kept != text && text.size() <= 512) kept->assign(text);
 }
 
 // The members that a message's usage and a pass have in common. True if `key` was one of them.
@@ -121,18 +113,9 @@ class MessagesAnswerReader final : public AnswerReader {
 
  private:
   bool Read(std::string_view payload) {
-    if (parser_.capacity() < payload.size()) {
-      size_t capacity = 4096;
-      while (capacity < payload.size()) capacity *= 2;
-      if (parser_.allocate(capacity) != simdjson::SUCCESS) return false;
-    }
     json::Document document;
-    if (parser_.iterate(payload.data(), payload.size(), payload.size() + simdjson::SIMDJSON_PADDING)
-            .get(document) != simdjson::SUCCESS) {
-      return false;
-    }
     Value root;
-    if (document.get_value().get(root) != simdjson::SUCCESS) return false;
+    if (!json::Open(&parser_, payload, &document, &root)) return false;
 
     std::string_view type;  // within the payload
     int64_t bytes = 0;
@@ -406,46 +389,11 @@ class MessagesAnswerReader final : public AnswerReader {
 };
 
 // {"input_tokens": N}, free.
-class CountTokensAnswerReader final : public AnswerReader {
- public:
-  Effect OnEvent(std::string_view) override { return {}; }
-
-  void OnDocument(std::string_view body) override {
-    json::Document document;
-    json::Parser parser;
-    if (parser.iterate(body.data(), body.size(), body.size() + simdjson::SIMDJSON_PADDING)
-            .get(document) != simdjson::SUCCESS) {
-      return;
-    }
-    Value root;
-    if (document.get_value().get(root) != simdjson::SUCCESS) return;
-    EachMember(root, [&](std::string_view key, Value value) {
-      if (key == "input_tokens") Overwrite(value, &counted_);
-      if (key == "error") error_ = ReadError(value, &error_type_) || error_;
-    });
-  }
-
-  void Conclude(MeterResult* result) override {
-    result->provider_error = error_;
-    result->error_type = error_type_;
-    result->complete = counted_.has_value();
-    result->counted_tokens = counted_.value_or(-1);
-  }
-
- private:
-  std::optional<int64_t> counted_;
-  std::string error_type_;
-  bool error_ = false;
-};
 
 }  // namespace
 
 std::unique_ptr<AnswerReader> NewMessagesAnswerReader(const MeterOptions& options) {
   return std::make_unique<MessagesAnswerReader>(options);
-}
-
-std::unique_ptr<AnswerReader> NewCountTokensAnswerReader() {
-  return std::make_unique<CountTokensAnswerReader>();
 }
 
 }  // namespace tollhouse::edge

@@ -5,6 +5,7 @@
 
 #include "services/edge/dialect/answer.h"
 #include "services/edge/dialect/decode.h"
+#include "services/edge/dialect/json_array.h"
 #include "services/edge/dialect/request.h"
 #include "services/edge/dialect/sse.h"
 
@@ -16,8 +17,9 @@ constexpr size_t kHeldBack = size_t{1} << 20;
 
 class Meter final : public ResponseMeter {
  public:
-  Meter(std::unique_ptr<AnswerReader> reader, bool sse, const MeterOptions& options)
-      : options_(options), reader_(std::move(reader)), sse_(sse) {
+  // `array`: a body that begins with '[' is a stream of chunks.
+  Meter(std::unique_ptr<AnswerReader> reader, bool sse, bool array, const MeterOptions& options)
+      : options_(options), reader_(std::move(reader)), sse_(sse), array_(array) {
     if (!IsIdentity(options.content_encoding)) {
       decoder_ = NewDecoder(options.content_encoding);
       if (decoder_ == nullptr) {
@@ -48,6 +50,8 @@ class Meter final : public ResponseMeter {
     std::string* out = decoder_ == nullptr || decodes_downstream() ? downstream : nullptr;
     if (form_ == Form::kEvents) {
       splitter_.Finish([&](const SseEvent& event) { OnEvent(event, out); });
+    } else if (form_ == Form::kElements) {
+      if (out != nullptr) out->append(elements_.pending().substr(passed_));
     } else if (form_ == Form::kDocument && !unmetered_ && reader_ != nullptr) {
       body_.append(kJsonPadding, '\0');
       reader_->OnDocument({body_.data(), body_.size() - kJsonPadding});
@@ -68,11 +72,23 @@ class Meter final : public ResponseMeter {
   }
   bool at_event_boundary() const override {
     if (form_ == Form::kUnknown) return true;
-    return form_ == Form::kEvents && passed_ == 0 && (decoder_ == nullptr || decodes_downstream());
+    return (form_ == Form::kEvents || form_ == Form::kElements) && passed_ == 0 &&
+           (decoder_ == nullptr || decodes_downstream());
+  }
+  std::string ErrorEnd(std::string_view event) const override {
+    const bool elements = form_ == Form::kElements || (form_ == Form::kUnknown && array_ && !sse_);
+    if (!elements) return std::string(event);
+    // The event's one data line.
+    const size_t data = event.find('{');
+    const std::string_view object =
+        data == std::string_view::npos ? "{}" : event.substr(data, event.find('\n', data) - data);
+    std::string end = elements_.any() ? ",\n" : opened_ ? "" : "[";
+    end.append(object);
+    return end + "]\n";
   }
 
  private:
-  enum class Form { kUnknown, kEvents, kDocument, kOpaque };
+  enum class Form { kUnknown, kEvents, kElements, kDocument, kOpaque };
 
   void CopyProgress() {
     if (reader_ == nullptr) return;
@@ -87,7 +103,9 @@ class Meter final : public ResponseMeter {
     const size_t at = bytes.find_first_not_of(" \t\n\r\xef\xbb\xbf");
     if (at == std::string_view::npos) return bytes.size();
     const char c = bytes[at];
-    if (c == '{' || c == '[') {
+    if (c == '[' && array_) {
+      form_ = Form::kElements;
+    } else if (c == '{' || c == '[') {
       form_ = Form::kDocument;
     } else if (sse_ || std::string_view(":deir").find(c) != std::string_view::npos) {
       form_ = Form::kEvents;
@@ -108,6 +126,16 @@ class Meter final : public ResponseMeter {
     if (form_ == Form::kEvents) {
       splitter_.Feed(bytes, [&](const SseEvent& event) { OnEvent(event, out); });
       PassLongEvent(out);
+      return;
+    }
+    if (form_ == Form::kElements) {
+      elements_.Feed(bytes, [&](const JsonArraySplitter::Element& element) {
+        const size_t passed = std::exchange(passed_, 0);
+        Read(element.raw.substr(element.offset), element.raw.size() - element.offset);
+        if (out != nullptr) out->append(element.raw.substr(passed));
+        opened_ = true;
+      });
+      PassLongElement(out);
       return;
     }
     if (out != nullptr) out->append(bytes);
@@ -131,6 +159,19 @@ class Meter final : public ResponseMeter {
       splitter_.AbandonPending();
       passed_ = 0;
       mid_event_ = true;
+      unmetered_events_ = true;
+    }
+  }
+
+  void PassLongElement(std::string* out) {
+    const std::string_view pending = elements_.pending();
+    if (pending.size() <= kHeldBack) return;
+    if (out != nullptr) out->append(pending.substr(passed_));
+    opened_ = true;
+    passed_ = pending.size();
+    if (pending.size() > options_.event_bytes_max) {
+      elements_.AbandonPending();
+      passed_ = 0;
       unmetered_events_ = true;
     }
   }
@@ -178,16 +219,19 @@ class Meter final : public ResponseMeter {
   const MeterOptions options_;
   std::unique_ptr<AnswerReader> reader_;
   const bool sse_;
+  const bool array_;
   std::unique_ptr<Decoder> decoder_;
   Form form_ = Form::kUnknown;
   MeterProgress progress_;
   SseSplitter splitter_;
+  JsonArraySplitter elements_;
   std::string body_;      // kDocument
   std::string joined_;    // data of an event with several data lines
   std::string padded_;    // a payload at the very end of what may be read
   size_t passed_ = 0;     // bytes of the pending event that the caller has already
   bool dropped_ = false;  // the last event
   bool mid_event_ = false;
+  bool opened_ = false;  // the caller has the '[' of an array
   bool broken_ = false;
   bool unmetered_ = false;
   bool unmetered_events_ = false;
@@ -196,22 +240,34 @@ class Meter final : public ResponseMeter {
 std::unique_ptr<AnswerReader> ReaderFor(Endpoint endpoint, const MeterOptions& options) {
   switch (endpoint) {
     case Endpoint::kChatCompletions:
+    case Endpoint::kCompletions:
       return NewChatAnswerReader(options);
+    case Endpoint::kResponses:
+      return NewResponsesAnswerReader(options);
+    case Endpoint::kEmbeddings:
+    case Endpoint::kEmbedContent:
+    case Endpoint::kBatchEmbedContents:
+      return NewEmbeddingsAnswerReader(options);
+    case Endpoint::kGenerateContent:
+    case Endpoint::kStreamGenerateContent:
+      return NewGeminiAnswerReader(options);
     case Endpoint::kMessages:
       return NewMessagesAnswerReader(options);
     case Endpoint::kCountTokens:
+    case Endpoint::kInputTokens:
+    case Endpoint::kGeminiCountTokens:
       return NewCountTokensAnswerReader();
-    case Endpoint::kModels:
+    default:
       return nullptr;
   }
-  return nullptr;
 }
 
 }  // namespace
 
 std::unique_ptr<ResponseMeter> NewResponseMeter(Endpoint endpoint, bool sse,
                                                 const MeterOptions& options) {
-  return std::make_unique<Meter>(ReaderFor(endpoint, options), sse, options);
+  return std::make_unique<Meter>(ReaderFor(endpoint, options), sse,
+                                 endpoint == Endpoint::kStreamGenerateContent, options);
 }
 
 int64_t EstimateOutputTokens(const MeterProgress& progress) {

@@ -55,7 +55,8 @@ struct MeterResult {
   std::string response_model;  // "" if the answer names none
   int64_t visible_output_bytes = 0;
   int64_t deltas = 0;
-  int64_t counted_tokens = -1;  // count_tokens' answer
+  int64_t counted_tokens = -1;  // a token counter's answer
+  std::string object_id;  // of a stored response: what later requests name it by
 };
 
 // Meters one answer. Whole SSE events leave as they come, byte for byte but for what
@@ -78,10 +79,14 @@ class ResponseMeter {
   virtual bool decodes_downstream() const = 0;
   // True if the caller has seen whole events only, so that an error event can follow cleanly.
   virtual bool at_event_boundary() const = 0;
+  // What ends a stream early: `event`, the dialect's error event, or, within a JSON array, its data
+  // as the last element. To be asked where at_event_boundary(); Finish's own bytes are then dropped.
+  virtual std::string ErrorEnd(std::string_view event) const = 0;
 };
 
 // `sse`: upstream's content type is text/event-stream. A JSON body sent as SSE, or the reverse, is
-// recognised by its first byte.
+// recognised by its first byte. Gemini's streams without alt=sse are one JSON array; its elements are
+// metered and passed on as they come, whole ones only.
 std::unique_ptr<ResponseMeter> NewResponseMeter(Endpoint endpoint, bool sse,
                                                 const MeterOptions& options = {});
 

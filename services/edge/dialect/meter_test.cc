@@ -13,6 +13,7 @@
 #include <map>
 #include <optional>
 #include <random>
+#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -818,7 +819,7 @@ std::optional<int64_t> Number(Json object, std::string_view key) {
 
 struct Sum {
   int64_t input = 0, cached = 0, written = 0, w5 = 0, w1h = 0, output = 0, reasoning = 0,
-          searches = 0, audio = 0;
+          searches = 0, audio = 0, tool_use = 0, image_output = 0;
   void Add(const common::v1::Usage& u) {
     cached += u.cache_read_tokens() + u.audio_cache_read_tokens();
     w5 += u.cache_write_5m_tokens();
@@ -830,8 +831,21 @@ struct Sum {
     output += u.output_tokens() + u.audio_output_tokens() + u.image_output_tokens();
     reasoning += u.reasoning_tokens();
     searches += u.web_search_calls();
+    tool_use += u.tool_use_input_tokens();
+    image_output += u.image_output_tokens();
     audio += u.audio_input_tokens() + u.audio_cache_read_tokens();
   }
+};
+
+const std::map<std::string_view, Endpoint> kEndpoints = {
+    {"openai.chat", kChat},
+    {"openai.completions", Endpoint::kCompletions},
+    {"openai.responses", Endpoint::kResponses},
+    {"openai.embeddings", Endpoint::kEmbeddings},
+    {"anthropic.messages", kMessages},
+    {"anthropic.count_tokens", Endpoint::kCountTokens},
+    {"gemini.generateContent", Endpoint::kStreamGenerateContent},
+    {"gemini.embedContent", Endpoint::kBatchEmbedContents},
 };
 
 // Answers of testdata/answers, each with an ID.expect.json beside it that says what it costs, and
@@ -839,6 +853,7 @@ struct Sum {
 void CheckAnswersOf(const std::string& folder, std::mt19937_64& random) {
   simdjson::dom::parser parser;
   int checked = 0;
+  std::set<std::string> checked_apis;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     const std::string name = entry.path().filename();
     if (!absl::EndsWith(name, ".expect.json")) continue;
@@ -847,16 +862,11 @@ void CheckAnswersOf(const std::string& folder, std::mt19937_64& random) {
     const std::string text = ReadFile(entry.path());
     ASSERT_EQ(parser.parse(text).get(sidecar), simdjson::SUCCESS) << name;
     std::string_view api = sidecar["api"].get_string().value_unsafe();
-    Endpoint endpoint;
-    if (api == "openai.chat") {
-      endpoint = kChat;
-    } else if (api == "anthropic.messages") {
-      endpoint = kMessages;
-    } else if (api == "anthropic.count_tokens") {
-      endpoint = Endpoint::kCountTokens;
-    } else {
-      continue;
-    }
+    const auto known = kEndpoints.find(api);
+    if (known == kEndpoints.end()) continue;
+    Endpoint endpoint = known->second;
+    if (endpoint == Endpoint::kStreamGenerateContent && !sidecar["stream"].get_bool().value_unsafe())
+      endpoint = Endpoint::kGenerateContent;
     SCOPED_TRACE(id);
     std::string body;
     for (const char* ending : {".json", ".sse", ".sse.gz", ".sse.br"}) {
@@ -878,6 +888,7 @@ void CheckAnswersOf(const std::string& folder, std::mt19937_64& random) {
       EXPECT_EQ(r.counted_tokens, Number(expect, "counted_tokens"));
       continue;
     }
+    checked_apis.emplace(api);
     EXPECT_EQ(r.usage_present, expect["usage_present"].get_bool().value_unsafe());
     EXPECT_EQ(r.complete, expect["complete"].get_bool().value_unsafe());
     Json error;
@@ -922,6 +933,14 @@ void CheckAnswersOf(const std::string& folder, std::mt19937_64& random) {
     if (const auto n = Number(expect, "web_search_requests")) {
       EXPECT_EQ(all.searches, *n);
     }
+    if (const auto n = Number(expect, "tool_use_prompt_tokens")) {
+      EXPECT_EQ(all.tool_use, *n);
+    }
+    if (const auto n = Number(expect, "image_output_tokens")) {
+      EXPECT_EQ(all.image_output, *n);
+    }
+    std::string_view ambiguity;
+    EXPECT_EQ(r.ambiguous, expect["ambiguous"].get(ambiguity) == simdjson::SUCCESS);
     if (const auto n = Number(expect, "audio_input_tokens")) {
       EXPECT_EQ(all.audio, *n);
     }
@@ -940,7 +959,8 @@ void CheckAnswersOf(const std::string& folder, std::mt19937_64& random) {
       }
     }
   }
-  std::printf("checked %d answers of %s\n", checked, folder.c_str());
+  std::printf("checked %d answers of %zu APIs of %s\n", checked, checked_apis.size(),
+              folder.c_str());
   EXPECT_GT(checked, 0);
 }
 

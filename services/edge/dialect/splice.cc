@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "libs/base/strings.h"
 #include "services/edge/dialect/refusal.h"
 
 namespace tollhouse::edge {
@@ -22,13 +23,54 @@ Edit InsertMember(const Span& open, bool empty, std::string member) {
   return {Span{open.offset + 1, 0}, std::move(member)};
 }
 
+// The model as bodies of this dialect spell it.
+std::string ModelLiteral(const RequestFacts& facts, std::string_view model) {
+  std::string literal;
+  const bool gemini = DialectOf(facts.endpoint) == common::v1::DIALECT_GEMINI;
+  AppendJsonString(absl::StrCat(gemini ? "models/" : "", Absl(model)), &literal);
+  return literal;
+}
+
+// A maximum where the body has none.
+Edit InsertMaximum(const RequestFacts& facts, const SpliceOptions& options,
+                   const std::string& number) {
+  const auto member = [&](std::string_view name) {
+    std::string text;
+    AppendJsonString(name, &text);
+    return absl::StrCat(text, ":", number);
+  };
+  const auto into_body = [&](std::string text) {
+    return InsertMember(facts.body_open, facts.body_empty, std::move(text));
+  };
+  switch (facts.endpoint) {
+    case Endpoint::kChatCompletions:
+      return into_body(member(options.max_output_field));
+    case Endpoint::kResponses:
+      return into_body(member("max_output_tokens"));
+    case Endpoint::kGenerateContent:
+    case Endpoint::kStreamGenerateContent: {
+      const std::string maximum = member("maxOutputTokens");
+      if (facts.generation_config_open.present()) {
+        return InsertMember(facts.generation_config_open, facts.generation_config_empty, maximum);
+      }
+      const std::string object = absl::StrCat("{", maximum, "}");
+      if (facts.generation_config_value.present()) {
+        return Replace(facts.generation_config_value, object);
+      }
+      return into_body(absl::StrCat("\"generationConfig\":", object));
+    }
+    default:
+      return into_body(member("max_tokens"));
+  }
+}
+
 std::vector<Edit> EditsFor(const RequestFacts& facts, std::string_view body,
                            const SpliceOptions& options) {
   std::vector<Edit> edits;
   if (!options.upstream_model.empty() && options.upstream_model != facts.model) {
-    std::string literal;
-    AppendJsonString(options.upstream_model, &literal);
-    edits.push_back(Replace(facts.model_value, std::move(literal)));
+    const std::string literal = ModelLiteral(facts, options.upstream_model);
+    if (facts.model_value.present()) edits.push_back(Replace(facts.model_value, literal));
+    for (const Span& span : facts.model_refs) edits.push_back(Replace(span, literal));
   }
   if (options.inject_include_usage && facts.stream && !facts.include_usage) {
     if (facts.include_usage_value.present()) {
@@ -45,22 +87,17 @@ std::vector<Edit> EditsFor(const RequestFacts& facts, std::string_view body,
   }
   if (options.max_output_tokens.has_value()) {
     const std::string number = absl::StrCat(*options.max_output_tokens);
-    const Span& named = options.max_output_field == "max_tokens"
-                            ? facts.max_tokens_value
-                            : facts.max_completion_tokens_value;
-    const Span& other = options.max_output_field == "max_tokens" ? facts.max_completion_tokens_value
-                                                                 : facts.max_tokens_value;
+    const bool plain = facts.endpoint != Endpoint::kChatCompletions ||
+                       options.max_output_field == "max_tokens";
+    const Span& named = plain ? facts.max_tokens_value : facts.max_completion_tokens_value;
+    const Span& other = plain ? facts.max_completion_tokens_value : facts.max_tokens_value;
     const bool other_counts = other.present() && body.substr(other.offset, other.length) != "null";
     if (other_counts) edits.push_back(Replace(other, number));
     if (named.present() && (!other_counts || body.substr(named.offset, named.length) != "null")) {
       edits.push_back(Replace(named, number));
     }
     if (!other_counts && !named.present()) {
-      std::string member;
-      AppendJsonString(
-          facts.endpoint == Endpoint::kChatCompletions ? options.max_output_field : "max_tokens",
-          &member);
-      edits.push_back(InsertMember(facts.body_open, facts.body_empty, member + ":" + number));
+      edits.push_back(InsertMaximum(facts, options, number));
     }
   }
   if (options.strip_metadata && facts.metadata_foreign) {

@@ -12,9 +12,10 @@ namespace tollhouse::edge {
 
 struct SpliceOptions {
   std::string upstream_model;                // "" or the name already there: left alone
+                                             // (Gemini's bodies say models/NAME)
   bool inject_include_usage = false;         // OpenAI streams whose caller did not ask for usage
   std::optional<int64_t> max_output_tokens;  // replaces or inserts the declared maximum
-  // Under which name a maximum is inserted where OpenAI's caller gave none.
+  // Under which name a maximum is inserted where a caller of OpenAI's chat gave none.
   std::string max_output_field = "max_completion_tokens";
   bool strip_metadata = false;  // Anthropic: keep user_id alone
 };

@@ -37,7 +37,7 @@ bool SaneTokens(const common::v1::Usage& u) {
         u.cache_write_1h_tokens(), u.tool_use_input_tokens(), u.audio_input_tokens(),
         u.image_input_tokens(), u.audio_cache_read_tokens(), u.output_tokens(),
         u.audio_output_tokens(), u.image_output_tokens(), u.reasoning_tokens(),
-        u.web_search_calls()}) {
+        u.web_search_calls(), u.file_search_calls(), u.code_sessions()}) {
     if (count < 0 || count > kTokensMax) return false;
   }
   return true;
