@@ -287,7 +287,6 @@ Task<> Gateway::RefuseStatus(Call& call, const absl::Status& status) {
     case absl::StatusCode::kInvalidArgument:
     case absl::StatusCode::kPermissionDenied:
     case absl::StatusCode::kFailedPrecondition:
-    case absl::StatusCode::kPermissionDenied:
     case absl::StatusCode::kResourceExhausted:
     case absl::StatusCode::kOutOfRange:
       co_await Refuse(call, RefusalOf(status), Metrics::kRejected);
