@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Adds up a run of tools/test: `test_summary.py RESULTS` reads RESULTS/ctest.xml, the GoogleTest
-reports in RESULTS/gtest/ and RESULTS/e2e.xml, lists what failed and ends with `N passed, N failed`.
+reports in RESULTS/gtest/, RESULTS/e2e.xml and RESULTS/cluster.xml, lists what failed and ends with
+`N passed, N failed`.
 
 A GoogleTest program counts case by case; one that died without a report counts as one failure. A
 skipped test is a failure: a test that did not run has shown nothing. Exit 1 on any failure, and on
@@ -48,9 +49,10 @@ def ctest_cases(results):
 def main():
     results = sys.argv[1]
     rows = list(ctest_cases(results))
-    end_to_end = os.path.join(results, "e2e.xml")
-    if os.path.exists(end_to_end):
-        rows += cases(end_to_end)
+    for kind in ("e2e", "cluster"):
+        report = os.path.join(results, kind + ".xml")
+        if os.path.exists(report):
+            rows += cases(report)
     for wanted, title in (("failed", "FAILED"), ("skipped", "SKIPPED (counts as failed)")):
         for name, outcome in rows:
             if outcome == wanted:

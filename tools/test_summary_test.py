@@ -33,7 +33,8 @@ class SummaryTest(unittest.TestCase):
     def test_everything_passed(self):
         self.assertEqual(self.summary(
             ctest=CTEST % (CASE % ("x_test", "run") + CASE % ("lint", "run")),
-            gtest__x_test=GTEST % ("run", "completed", ""), e2e=PYTEST % ""), (0, "4 passed, 0 failed"))
+            gtest__x_test=GTEST % ("run", "completed", ""), e2e=PYTEST % "", cluster=PYTEST % ""),
+            (0, "5 passed, 0 failed"))
 
     def test_failures_of_every_kind(self):
         self.assertEqual(self.summary(

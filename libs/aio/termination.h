@@ -5,7 +5,8 @@
 
 namespace tollhouse::aio {
 
-// Blocks SIGTERM and SIGINT and ignores SIGPIPE for this thread and all it starts. Call first in main().
+// Blocks SIGTERM and SIGINT for this thread and all it starts, and ignores SIGPIPE and SIGXFSZ: a peer
+// that left and a file that may not grow are errors of the write. Call first in main().
 void BlockTerminationSignals();
 
 // Waits for SIGTERM or SIGINT; returns its number. A second one during shutdown ends the process.

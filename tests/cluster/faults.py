@@ -1,0 +1,213 @@
+"""What goes wrong: a schedule of faults drawn from a seed before anything starts, and how each is done
+to a cluster and made good again.
+
+A fault is (at, name, target, lasts, detail). It begins at `at` seconds of the run, lasts `lasts`
+seconds, and then its process runs again as it should.
+"""
+
+import contextlib
+import dataclasses
+import random
+import resource
+
+from clusterlib import process, redis
+from clusterlib.cluster import SERVICES, kind_of
+
+FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
+
+
+@dataclasses.dataclass
+class Fault:
+    at: float
+    name: str
+    target: str
+    lasts: float
+    detail: float = 0.0
+
+    def __str__(self):
+        return "%.1f s: %s %s for %.1f s%s" % (
+            self.at, self.name, self.target, self.lasts, " (%g)" % self.detail if self.detail else "")
+
+
+# name -> (method prefix, kinds of targets, shortest and longest time)
+KINDS = {
+    "kill": (SERVICES, 0.0, 2.0),
+    "stop": (SERVICES, 0.0, 1.0),
+    "pause": (SERVICES, 0.3, 5.0),
+    "clock": (SERVICES, 1.0, 4.0),
+    "full_disk": (("edge",), 0.5, 3.0),
+    "kill_redis": (("redis",), 0.0, 2.0),
+    "pause_redis": (("redis",), 0.3, 4.0),
+    "flush": (("redis",), 0.0, 0.0),
+    "lossy_failover": (("redis-failover",), 0.2, 1.5),
+    "kill_postgres": (("postgres",), 0.0, 3.0),
+    "pause_postgres": (("postgres",), 0.3, 4.0),
+    "failover_postgres": (("postgres-failover",), 0.0, 0.0),
+    "cut": (("gate",), 0.0, 2.0),
+    "delay": (("gate",), 1.0, 4.0),
+    "hold": (("gate",), 0.5, 5.0),
+    "deaf": (("gate",), 0.5, 5.0),
+}
+CLOCKS_S = (-3600, -90, -5, 5, 90, 3600)
+
+
+def targets_of(cluster):
+    """{kind: [targets]} of what the cluster has."""
+    found = {kind: cluster.names(kind) for kind in (*SERVICES, "redis")}
+    found["gate"] = cluster.gates
+    if cluster.state["options"]["redis"] == "replica":
+        found["redis-failover"] = ["redis"]
+    found["postgres"] = [name for name in cluster.names("postgres")][:1]
+    if cluster.state["options"]["postgres"] == "standby":
+        found["postgres-failover"] = ["postgres"]
+    return {kind: names for kind, names in found.items() if names}
+
+
+def schedule(seed, targets, count, spacing):
+    """`count` faults, every kind once before any is repeated."""
+    rng = random.Random("faults %s" % seed)
+    possible = [name for name, (kinds, _, _) in KINDS.items() if any(k in targets for k in kinds)]
+    faults, at, deck = [], 1.0, []
+    for _ in range(count):
+        if not deck:
+            deck = rng.sample(possible, len(possible))
+        name = deck.pop()
+        kinds, shortest, longest = KINDS[name]
+        kind = rng.choice([k for k in kinds if k in targets])
+        detail = {"clock": rng.choice(CLOCKS_S), "delay": rng.choice((20, 200, 1000))}.get(name, 0)
+        faults.append(Fault(at, name, rng.choice(targets[kind]), rng.uniform(shortest, longest), detail))
+        at += rng.uniform(0.5, 1.5) * spacing
+    return faults
+
+
+class Injector:
+    """Does faults to a cluster and undoes them. One thread."""
+
+    def __init__(self, cluster):
+        self.cluster = cluster
+        self.done = []
+
+    def begin(self, fault):
+        getattr(self, "begin_" + fault.name)(fault)
+        self.done.append(fault)
+
+    def end(self, fault):
+        getattr(self, "end_" + fault.name, lambda _: None)(fault)
+
+    def heal(self):
+        """Whatever is still wrong; returns when every process is ready."""
+        cluster = self.cluster
+        for gate in cluster.gates:
+            cluster.gate(gate, "open")
+        for name in cluster.names():
+            cluster.resume(name)
+        for name in cluster.names():
+            self.start(name, wait=True)
+        cluster._await_ready(cluster.names())
+
+    # --- processes
+
+    def start(self, name, **options):
+        if not self.cluster.running(name):
+            self.cluster.start(name, **options)
+
+    def begin_kill(self, fault):
+        self.cluster.kill(fault.target)
+
+    def end_kill(self, fault):
+        self.start(fault.target, wait=False)
+
+    def begin_stop(self, fault):
+        self.cluster.resume(fault.target)
+        record = self.cluster._record(fault.target)
+        process.send(record, 15)
+        if not process.reap(record, 10):  # requests in flight may take their time
+            process.kill(record)
+
+    end_stop = end_kill
+
+    def begin_pause(self, fault):
+        self.cluster.pause(fault.target)
+
+    def end_pause(self, fault):
+        self.cluster.resume(fault.target)
+
+    def begin_clock(self, fault):
+        """Killed, and back with a clock that is `detail` seconds off."""
+        self.cluster.kill(fault.target)
+        self.cluster.start(fault.target, wait=False, env={
+            "LD_PRELOAD": FAKETIME, "FAKETIME": "%+d" % fault.detail, "DONT_FAKE_MONOTONIC": "1"})
+
+    def end_clock(self, fault):
+        self.cluster.kill(fault.target)
+        self.start(fault.target, wait=False)
+
+    def begin_full_disk(self, fault):
+        """No file of the process may grow."""
+        self.limit_files(fault.target, 0)
+
+    def end_full_disk(self, fault):
+        self.limit_files(fault.target, resource.RLIM_INFINITY)
+
+    def limit_files(self, name, size):
+        if not self.cluster.running(name):
+            return
+        pid = self.cluster._record(name)["pid"]
+        with contextlib.suppress(ProcessLookupError):
+            _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (size if size != resource.RLIM_INFINITY else hard, hard))
+
+    # --- Redis
+
+    begin_kill_redis, end_kill_redis = begin_kill, end_kill
+    begin_pause_redis, end_pause_redis = begin_pause, end_pause
+
+    def redis_port(self, name):
+        return self.cluster._port(name)
+
+    def begin_flush(self, fault):
+        with contextlib.suppress(OSError, redis.RedisError):
+            redis.flushall(self.redis_port(self.cluster.state["options"]["primary"]))
+
+    def begin_lossy_failover(self, fault):
+        """The replica hears nothing more, so that what is acknowledged from now on will be lost."""
+        replica = self.redis_roles()[1]
+        self.start(replica)
+        redis.cut_replication(self.redis_port(replica))
+
+    def end_lossy_failover(self, fault):
+        """The replica becomes the primary; the old one dies and comes back as its replica."""
+        primary, replica = self.redis_roles()
+        self.cluster.resume(replica)
+        self.start(replica)
+        self.cluster.kill(primary)
+        self.cluster.promote(replica)
+        self.start(primary, wait=False)
+
+    def redis_roles(self):
+        primary = self.cluster.state["options"]["primary"]
+        return primary, next(name for name in self.cluster.names("redis") if name != primary)
+
+    # --- Postgres
+
+    begin_kill_postgres, end_kill_postgres = begin_kill, end_kill
+    begin_pause_postgres, end_pause_postgres = begin_pause, end_pause
+
+    def begin_failover_postgres(self, fault):
+        """The primary dies, the standby takes over, the old primary is made anew as its standby."""
+        self.cluster.failover_postgres()
+
+    # --- gates
+
+    def begin_cut(self, fault):
+        self.cluster.gate(fault.target, fault.name, int(fault.detail))
+
+    def end_cut(self, fault):
+        self.cluster.gate(fault.target, "open")
+
+    begin_delay = begin_hold = begin_deaf = begin_cut
+    end_delay = end_hold = end_deaf = end_cut
+
+
+def describe(kind):
+    return kind_of(kind)
