@@ -11,7 +11,7 @@ import random
 import resource
 
 from clusterlib import process, redis
-from clusterlib.cluster import SERVICES, kind_of
+from clusterlib.cluster import SERVICES
 
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 
@@ -57,7 +57,7 @@ def targets_of(cluster):
     found["gate"] = cluster.gates
     if cluster.state["options"]["redis"] == "replica":
         found["redis-failover"] = ["redis"]
-    found["postgres"] = [name for name in cluster.names("postgres")][:1]
+    found["postgres"] = cluster.names("postgres")
     if cluster.state["options"]["postgres"] == "standby":
         found["postgres-failover"] = ["postgres"]
     return {kind: names for kind, names in found.items() if names}
@@ -167,7 +167,7 @@ class Injector:
 
     def begin_flush(self, fault):
         with contextlib.suppress(OSError, redis.RedisError):
-            redis.flushall(self.redis_port(self.cluster.state["options"]["primary"]))
+            redis.flushall(self.redis_port(self.cluster.primary("redis")))
 
     def begin_lossy_failover(self, fault):
         """The replica hears nothing more, so that what is acknowledged from now on will be lost."""
@@ -185,7 +185,7 @@ class Injector:
         self.start(primary, wait=False)
 
     def redis_roles(self):
-        primary = self.cluster.state["options"]["primary"]
+        primary = self.cluster.primary("redis")
         return primary, next(name for name in self.cluster.names("redis") if name != primary)
 
     # --- Postgres
@@ -207,7 +207,3 @@ class Injector:
 
     begin_delay = begin_hold = begin_deaf = begin_cut
     end_delay = end_hold = end_deaf = end_cut
-
-
-def describe(kind):
-    return kind_of(kind)

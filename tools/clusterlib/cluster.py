@@ -52,8 +52,8 @@ class Cluster:
 
     # --- as a whole
 
-    def up(self, edges=1, enforcers=1, ledgers=1, redis_mode="single", postgres_mode="single",
-           gates=False, settings=None, owner=None):
+    def up(self, edges=1, enforcers=1, ledgers=1, routers=1, vaults=1, redis_mode="single",
+           postgres_mode="single", gates=False, settings=None, owner=None):
         """Starts everything and returns when all are ready. `settings`: {service: {option: value}}
         besides the usual; `gates`: a gate between every two processes; `owner`: a pid, with whose end
         the cluster ends."""
@@ -62,15 +62,17 @@ class Cluster:
                 raise ClusterError("%s is missing: build first (cmake --preset release && "
                                    "cmake --build --preset release), or set TOLLHOUSE_BIN"
                                    % (BIN / ("tollhouse-" + name)))
-        counts = {"ledger": ledgers, "router": 1, "vault": 1, "enforcer": enforcers, "edge": edges}
+        counts = {"ledger": ledgers, "router": routers, "vault": vaults, "enforcer": enforcers,
+                  "edge": edges}
         if min(counts.values()) < 1:
             raise ClusterError("there must be at least one of each")
-        if postgres_mode == "none" and ledgers > 1:
-            raise ClusterError("several ledgers need --postgres single or standby")
+        if postgres_mode == "none" and max(ledgers, routers, vaults) > 1:
+            raise ClusterError("several ledgers, routers or vaults need --postgres single or standby")
         if redis_mode == "none" and enforcers > 1:
             raise ClusterError("several enforcers need --redis single, replica or cluster")
         self._take_directory()
-        self.state = {"options": {"redis": redis_mode, "postgres": postgres_mode, "primary": "redis-0"},
+        self.state = {"options": {"redis": redis_mode, "postgres": postgres_mode,
+                                  "redis_primary": "redis-0", "postgres_primary": "postgres"},
                       "gates": {}, "processes": {}}
         self._save()  # from here on the directory is known as ours
         try:
@@ -164,11 +166,31 @@ class Cluster:
         """Makes a primary of a replica (redis-1) or a standby (postgres-standby)."""
         if kind_of(name) == "postgres":
             self._postgres(name).promote()
+            self.state["options"]["postgres_primary"] = name
+            self._save()
             return
         others = [self._port(n) for n in self.names("redis") if n != name and self.running(n)]
         redis.promote(self._port(name), others)
-        self.state["options"]["primary"] = name
+        self.state["options"]["redis_primary"] = name
         self._save()
+
+    def failover_postgres(self):
+        """The primary dies, its standby takes over and gets a new standby in the old one's place."""
+        primary = self.primary("postgres")
+        standby = next(name for name in self.names("postgres") if name != primary)
+        self.resume(standby)
+        if not self.running(standby):
+            self.start(standby)
+        self.kill(primary)
+        self.promote(standby)
+        shutil.rmtree(self._postgres(primary).data)
+        self._postgres(primary).create_standby(self._postgres(standby), port=self._port(primary))
+        self._spawn(primary)
+        self._postgres(standby).follow_synchronously()
+
+    def primary(self, kind):
+        """Of "redis" or "postgres": which process is it now."""
+        return self.state["options"][kind + "_primary"]
 
     def gate(self, name, mode, ms=0):
         """Of the gate "edge-0>ledger-0": open, delay, hold, deaf or cut (tools/clusterlib/gate.py)."""
@@ -342,10 +364,10 @@ class Cluster:
 
     def _prepare_redis(self, name):
         options = self.state["options"]
-        following = options["redis"] == "replica" and name != options["primary"]
+        following = options["redis"] == "replica" and name != options["redis_primary"]
         redis.prepare(self.directory / "data" / name, self._port(name),
                       mode="cluster" if options["redis"] == "cluster" else "single",
-                      replica_of=self._port(options["primary"]) if following else None)
+                      replica_of=self._port(options["redis_primary"]) if following else None)
 
     def _write_config(self, name, settings):
         values = {**self._settings(name), **settings.get(kind_of(name), {})}
@@ -364,7 +386,7 @@ class Cluster:
         if service != "edge":
             settings["admin_listen"] = record["admin"]
             settings["admin_token_file"] = str(self.token_file)
-        if service in DATABASES and options["postgres"] == "none":
+        if service in DATABASES and (options["postgres"] == "none" or service == "ledger"):
             settings["database"] = "sqlite:%s" % (data / (service + ".db"))
         elif service in DATABASES:
             settings["database"] = self._database_uri(name)
@@ -373,7 +395,7 @@ class Cluster:
             settings["key_encryption_key_file"] = str(self.directory / "kek")
         if service == "enforcer":
             settings["enforcer_id"] = name
-            if options["redis"] != "none":
+            if options["redis"] == "later":
                 settings["redis"] = redis.uri([self._port_for(name, n) for n in self.names("redis")],
                                               options["redis"])
         if service == "edge":

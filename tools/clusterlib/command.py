@@ -21,16 +21,16 @@ def parse(argv):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name, text, names=None):
-        command = commands.add_parser(name, help=text, description=text)
+    def add(name, text=None, names=None):
+        command = commands.add_parser(name, **({"help": text, "description": text} if text else {}))
         command.add_argument("--dir", required=True, metavar="D", help="where it lives")
         if names:
             command.add_argument("names", nargs=names, metavar="NAME", help="such as ledger-0")
         return command
 
     up = add("up", "start everything; returns when all are ready")
-    for what, count in (("edges", 1), ("enforcers", 1), ("ledgers", 1)):
-        up.add_argument("--" + what, type=int, default=count, metavar="N")
+    for what in ("edges", "enforcers", "ledgers", "routers", "vaults"):
+        up.add_argument("--" + what, type=int, default=1, metavar="N")
     up.add_argument("--redis", choices=("single", "replica", "cluster", "none"), default="none",
                     help="none: holds in the enforcer's memory")
     up.add_argument("--postgres", choices=("single", "standby", "none"), default="none",
@@ -44,6 +44,7 @@ def parse(argv):
     add("start", "start again on the same address", "+")
     add("pause", "SIGSTOP", "+")
     add("resume", "SIGCONT", "+")
+    add("failover-postgres", "kill the primary, promote the standby, make a new standby")
     add("promote", "make a primary of a replica (redis-1) or a standby (postgres-standby)", "+")
     gate = add("gate", "what a gate does to the bytes between two processes")
     gate.add_argument("gate", metavar="GATE", help="such as 'edge-0>ledger-0'")
@@ -53,7 +54,7 @@ def parse(argv):
     add("env", "NAME=VALUE lines for tollctl")
     logs = add("logs", "the end of a process's log", "+")
     logs.add_argument("-n", type=int, default=40, metavar="LINES")
-    guard = add("guard", argparse.SUPPRESS)
+    guard = add("guard")  # for the cluster itself
     guard.add_argument("--owner", type=int, required=True)
     return parser.parse_args(argv)
 
@@ -75,12 +76,16 @@ def run(options):
             print("\n".join(cluster.log(name).read_text(errors="replace").splitlines()[-options.n:]))
     elif options.command == "up":
         with cluster.locked():
-            cluster.up(options.edges, options.enforcers, options.ledgers, options.redis,
-                       options.postgres, options.gates, owner=options.owner)
+            cluster.up(options.edges, options.enforcers, options.ledgers, options.routers,
+                       options.vaults, options.redis, options.postgres, options.gates,
+                       owner=options.owner)
         print("up: %s\n%s has addresses and pids" % (", ".join(cluster.edges), cluster.file))
     elif options.command == "down":
         with cluster.locked():
             cluster.down()
+    elif options.command == "failover-postgres":
+        with cluster.locked():
+            cluster.failover_postgres()
     else:
         with cluster.locked():
             for name in options.names:

@@ -3,9 +3,12 @@
 #include <grpcpp/grpcpp.h>
 
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "libs/base/error.h"
 #include "libs/base/status_macros.h"
@@ -21,6 +24,7 @@ namespace {
 
 constexpr absl::Duration kDefaultTimeout = absl::Seconds(30);
 constexpr absl::Duration kVerifyTimeout = absl::Hours(1);
+constexpr int kConnectMs = 2'000;  // to one of several replicas
 constexpr int kMaxMessageBytes = 256 << 20;  // price books and journals are large
 
 // gRPC's "failed to connect to all addresses; last error: ...: Connection refused" ends with what
@@ -71,19 +75,27 @@ absl::Status Api::Connect(Service service) {
                                   stubs_->target.origin, " does not name it; add ",
                                   ServiceName(service), "=HOST:PORT"));
   }
-  absl::string_view host = address->second;
-  std::shared_ptr<grpc::ChannelCredentials> credentials;
-  if (absl::ConsumePrefix(&host, "https://")) {
-    credentials = grpc::SslCredentials({stubs_->target.server_ca, "", ""});
-  } else {
-    absl::ConsumePrefix(&host, "http://");
-    credentials = grpc::InsecureChannelCredentials();
+  const bool tls = absl::StartsWith(address->second, "https://");
+  std::vector<std::string> hosts;
+  for (absl::string_view host : absl::StrSplit(address->second, ',')) {
+    if (!absl::ConsumePrefix(&host, "https://")) absl::ConsumePrefix(&host, "http://");
+    hosts.emplace_back(absl::StripSuffix(host, "/"));
   }
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
   arguments.SetMaxSendMessageSize(kMaxMessageBytes);
-  auto channel = grpc::CreateCustomChannel(std::string(absl::StripSuffix(host, "/")), credentials,
-                                           arguments);
+  std::string target = hosts[0];
+  if (hosts.size() > 1) {
+    target = absl::StrCat(hosts[0][0] == '[' ? "ipv6:" : "ipv4:", absl::StrJoin(hosts, ","));
+    arguments.SetLoadBalancingPolicyName("round_robin");
+    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectMs);
+    const std::string first = hosts[0].substr(0, hosts[0].rfind(':'));
+    arguments.SetString(GRPC_ARG_DEFAULT_AUTHORITY, first);
+    if (tls) arguments.SetSslTargetNameOverride(first);
+  }
+  const auto credentials = tls ? grpc::SslCredentials({stubs_->target.server_ca, "", ""})
+                               : grpc::InsecureChannelCredentials();
+  auto channel = grpc::CreateCustomChannel(target, credentials, arguments);
   switch (service) {
     case Service::kLedger: stubs_->ledger = LedgerAdminService::NewStub(channel); break;
     case Service::kRouter: stubs_->router = RouterAdminService::NewStub(channel); break;

@@ -134,7 +134,8 @@ absl::StatusOr<std::map<Service, std::string>> ParseServer(std::string_view text
     for (const Service service : kServices) {
       if (pair.size() == 2 && !pair[1].empty() &&
           absl::StripAsciiWhitespace(pair[0]) == ServiceName(service)) {
-        addresses[service] = pair[1];
+        std::string& listed = addresses[service];
+        absl::StrAppend(&listed, listed.empty() ? "" : ",", pair[1]);
         known = true;
       }
     }

@@ -43,7 +43,8 @@ absl::StatusOr<ContextFile> LoadContexts(const GetEnv& env);
 // Replaces the file (mode 0600, directory made if needed), atomically.
 absl::Status SaveContexts(const ContextFile& file);
 
-// `text` is ADDR or ledger=ADDR,... .
+// `text` is ADDR or ledger=ADDR,... . A service named more than once has several replicas, of which any
+// will do; its addresses are joined by commas.
 absl::StatusOr<std::map<Service, std::string>> ParseServer(std::string_view text);
 
 // Flags win over --data-dir, that over --context, environment, current context. Each of address and

@@ -527,6 +527,8 @@ TEST_F(TollctlTest, FlagsStandBeforeOrAfterTheNoun) {
   EXPECT_EQ(Run({"org", "list", "--server", absl::StrCat("ledger=", address_)}), 0) << err_;
   EXPECT_EQ(Run({"provider", "list", "--server", absl::StrCat("ledger=", address_)}), 1);
   EXPECT_THAT(err_, HasSubstr("add router=HOST:PORT"));
+  EXPECT_EQ(Run({"org", "list", "--server", absl::StrCat("ledger=127.0.0.1:1,ledger=", address_)}), 0)
+      << "one of two replicas is down: " << err_;
 }
 
 TEST_F(TollctlTest, ServerComesFromDataDirOrContext) {
