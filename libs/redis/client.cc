@@ -39,8 +39,10 @@ constexpr size_t kBatchCalls = 256;
 constexpr size_t kBatchBytes = 64 << 10;
 // Batches kept for reuse.
 constexpr size_t kPool = 64;
-// How often Redis may send one call elsewhere before the call is given up.
-constexpr uint8_t kRetriesMax = 200;
+// How often Redis may send one call elsewhere before it is sent more slowly.
+constexpr uint8_t kRedirectionsMax = 5;
+// How often a call's script is sent to a Redis that keeps forgetting it.
+constexpr uint8_t kReloadsMax = 5;
 // Before a call is sent again that Redis could not serve for now (TRYAGAIN, CLUSTERDOWN).
 constexpr absl::Duration kRetryAfter = absl::Milliseconds(5);
 // A node without slots keeps its connection for so long: slots come back.
@@ -437,7 +439,7 @@ class Client::Impl {
         const auto loaded = lane.loaded.find(call.script);
         if (loaded != lane.loaded.end() && loaded->second == call.load) lane.loaded.erase(loaded);
       }
-      return SendAgain(lane, call, command, reply.text());
+      if (call.reloads++ < kReloadsMax) return SendAgain(lane, call, command);
     }
     if (is_cluster() && call.slot >= 0) {
       if (code == "MOVED" || code == "ASK") {
@@ -451,8 +453,11 @@ class Client::Impl {
             target->owns_slots = true;
           }
           if (!asking) topology_wanted_->Set();
+          if (call.redirections++ >= kRedirectionsMax) {
+            return SendLater(call, command, reply.text());
+          }
           call.asking = asking;
-          return SendAgain(*target, call, command, reply.text());
+          return SendAgain(*target, call, command);
         }
       }
       if (code == "TRYAGAIN" || code == "CLUSTERDOWN") {
@@ -471,23 +476,19 @@ class Client::Impl {
   }
 
   // Moves `call` to the end of a lane's queue.
-  void SendAgain(Lane& lane, redis::Call& call, std::string_view command, std::string_view error) {
-    Done done = std::exchange(call.done, nullptr);
-    if (call.retries >= kRetriesMax) return done(FromRedisError(error));
-    redis::Call again = CopyOf(call);
-    again.done = std::move(done);
+  void SendAgain(Lane& lane, redis::Call& call, std::string_view command) {
+    redis::Call again = TakeFrom(call);
     absl::MutexLock lock(&mutex_);
     Append(lane, std::move(again), [command](std::string* out) { out->append(command); });
     if (!std::exchange(drain_scheduled_, true)) asio::post(*io_, [this] { Drain(); });
   }
 
+  // Sends `call` to where its slot is by then, until its deadline; `error` is why not now.
   void SendLater(redis::Call& call, std::string_view command, std::string_view error) {
-    Done done = std::exchange(call.done, nullptr);
-    if (call.retries >= kRetriesMax || call.deadline <= NowNanos()) {
-      return done(FromRedisError(error));
+    if (call.deadline <= NowNanos()) {
+      return std::exchange(call.done, nullptr)(FromRedisError(error));
     }
-    redis::Call again = CopyOf(call);
-    again.done = std::move(done);
+    redis::Call again = TakeFrom(call);
     again.asking = false;
     if (delayed_.empty()) {
       const auto timer = std::make_shared<Timer>(*io_);
@@ -502,15 +503,17 @@ class Client::Impl {
     delayed_.push_back({std::move(again), std::string(command)});
   }
 
-  // What a second sending of `call` needs of it, without its done.
-  static redis::Call CopyOf(const redis::Call& call) {
-    redis::Call copy;
-    copy.script = call.script;
-    copy.deadline = call.deadline;
-    copy.slot = call.slot;
-    copy.asking = call.asking;
-    copy.retries = static_cast<uint8_t>(call.retries + 1);
-    return copy;
+  // What a second sending of `call` needs of it; the first one counts as answered.
+  static redis::Call TakeFrom(redis::Call& call) {
+    redis::Call again;
+    again.done = std::exchange(call.done, nullptr);
+    again.script = call.script;
+    again.deadline = call.deadline;
+    again.slot = call.slot;
+    again.asking = call.asking;
+    again.reloads = call.reloads;
+    again.redirections = call.redirections;
+    return again;
   }
 
   // Into the lane where the call belongs now.
@@ -606,7 +609,9 @@ class Client::Impl {
   }
 
   // Refuses what waits in the lane, and what comes, until an attempt succeeds.
-  void SetDown(Lane& lane, const absl::Status& why) {
+  void SetDown(Lane& lane, absl::Status why) {
+    // What became of the attempt's own commands says nothing of the calls that wait.
+    if (MayHaveBeenExecuted(why)) why = NotExecuted(Std(why.message()));
     {
       absl::MutexLock lock(&mutex_);
       if (lane.down.message() != why.message()) {

@@ -1,6 +1,8 @@
 #include "libs/redis/errors.h"
 
+#include <algorithm>
 #include <array>
+#include <iterator>
 
 #include "absl/strings/str_cat.h"
 #include "libs/base/error.h"
@@ -24,6 +26,7 @@ constexpr std::array kClasses = {
     Class{"MASTERDOWN", kUnavailable, "REDIS_NOT_PRIMARY"},
     Class{"LOADING", kUnavailable, "REDIS_UNAVAILABLE"},
     Class{"BUSY", kUnavailable, "REDIS_UNAVAILABLE"},
+    Class{"NOSCRIPT", kUnavailable, "REDIS_UNAVAILABLE"},
     Class{"MOVED", kUnavailable, "REDIS_UNAVAILABLE"},
     Class{"ASK", kUnavailable, "REDIS_UNAVAILABLE"},
     Class{"TRYAGAIN", kUnavailable, "REDIS_UNAVAILABLE"},
@@ -72,9 +75,12 @@ absl::Status Overloaded() {
 }
 
 bool MayHaveBeenExecuted(const absl::Status& status) {
-  if (status.ok()) return true;
+  static constexpr std::string_view kNotExecuted[] = {"REDIS_UNAVAILABLE", "REDIS_NOT_PRIMARY",
+                                                      "REDIS_REFUSED",     "REDIS_UNFIT",
+                                                      "REDIS_DENIED",      "REDIS_OVERLOADED"};
   const std::string reason = ReasonOf(status);
-  return reason == "REDIS_TIMEOUT" || reason == "REDIS_BROKEN" || reason == "REDIS_ERROR";
+  return std::find(std::begin(kNotExecuted), std::end(kNotExecuted), reason) ==
+         std::end(kNotExecuted);
 }
 
 }  // namespace tollhouse::redis

@@ -18,12 +18,6 @@ namespace {
 // How long others are waited for once one has answered what was asked for.
 constexpr absl::Duration kGrace = absl::Milliseconds(50);
 
-const Commands& InfoCommands() {
-  static const Commands commands = {
-      {"INFO", "server", "replication", "memory", "persistence", "cluster"}};
-  return commands;
-}
-
 // The value after `name` in a flat list of names and values; "" without it.
 std::string_view FieldOf(const Value& list, std::string_view name) {
   for (size_t i = 0; i + 1 < list.size(); i += 2) {
@@ -194,14 +188,15 @@ Task<absl::StatusOr<Primary>> Finder::Find() {
     if (!named.ok()) co_return named.status();
     co_return co_await OpenPrimary(io_, options_, endpoints_, *std::move(named));
   }
+  Commands commands = {InfoCommand()};
   const std::vector<Answer> answers = co_await AskAll(
-      endpoints_.addresses, InfoCommands(), Connection::Server::kRedis,
+      endpoints_.addresses, std::move(commands), Connection::Server::kRedis,
       [](const Answer& a) { return ParseInfo(a.replies->front().text()).is_primary; });
   std::vector<Primary> found;
   std::vector<absl::Status> failures;
   for (const Answer& answer : answers) {
     if (!answer.replies.ok()) {
-      failures.push_back(answer.replies.status());
+      failures.push_back(CheckAsked(answer.replies.status()));
       continue;
     }
     ServerInfo info = ParseInfo(answer.replies->front().text());
@@ -242,8 +237,9 @@ Task<bool> Finder::IsSuperseded(Address address, ServerInfo current) {
   }
   std::vector<Address> others = endpoints_.addresses;
   std::erase(others, address);
+  Commands commands = {InfoCommand()};
   const std::vector<Answer> answers = co_await AskAll(
-      std::move(others), InfoCommands(), Connection::Server::kRedis, [](const Answer&) { return false; });
+      std::move(others), std::move(commands), Connection::Server::kRedis, [](const Answer&) { return false; });
   for (const Answer& answer : answers) {
     if (!answer.replies.ok()) continue;
     const ServerInfo info = ParseInfo(answer.replies->front().text());

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "libs/base/error.h"
 #include "libs/base/strings.h"
 #include "libs/redis/errors.h"
 
@@ -36,16 +37,26 @@ ServerInfo ParseInfo(std::string_view text) {
   return info;
 }
 
+const std::vector<std::string>& InfoCommand() {
+  static const std::vector<std::string> command = {"INFO",   "server",      "replication",
+                                                   "memory", "persistence", "cluster"};
+  return command;
+}
+
+absl::Status CheckAsked(const absl::Status& status) {
+  if (MetadataOf(status)["redis_code"] != "ERR") return status;
+  return Unfit(absl::StrCat("Redis 7 or newer is needed; to INFO: ", status.message()));
+}
+
 Task<absl::StatusOr<ServerInfo>> AskInfo(std::shared_ptr<Connection> connection,
                                          absl::Duration timeout) {
-  Commands commands = {{"INFO", "server", "replication", "memory", "persistence", "cluster"}};
+  Commands commands = {InfoCommand()};
   absl::StatusOr<std::vector<Reply>> replies =
       co_await connection->Ask(std::move(commands), timeout);
   if (!replies.ok()) co_return replies.status();
   const Reply& reply = replies->front();
   if (reply.type() == Value::Type::kError) {
-    if (ErrorCode(reply.text()) != "ERR") co_return FromRedisError(reply.text());
-    co_return Unfit(absl::StrCat("Redis 7 or newer is needed; INFO answered: ", Absl(reply.text())));
+    co_return CheckAsked(FromRedisError(reply.text()));
   }
   ServerInfo info = ParseInfo(reply.text());
   if (info.run_id.empty() || info.replid.empty()) {

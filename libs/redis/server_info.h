@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -29,7 +30,11 @@ struct ServerInfo {
 
 ServerInfo ParseInfo(std::string_view text);
 
-// Asks for it. UNAVAILABLE (REDIS_UNFIT) where Redis is older than 7.
+// The command that answers what ParseInfo reads.
+const std::vector<std::string>& InfoCommand();
+// The status of InfoCommand, made clearer: UNAVAILABLE (REDIS_UNFIT) where Redis is older than 7.
+absl::Status CheckAsked(const absl::Status& status);
+// Asks for it.
 Task<absl::StatusOr<ServerInfo>> AskInfo(std::shared_ptr<Connection> connection,
                                          absl::Duration timeout);
 

@@ -23,7 +23,8 @@ struct Call {
   int16_t slot = -1;  // of a Cluster; -1: any
   uint32_t load = 0;  // which sending of the script it relies on
   uint8_t skip = 0;   // replies before the command's own
-  uint8_t retries = 0;
+  uint8_t redirections = 0;
+  uint8_t reloads = 0;  // of its script
   bool raw = false;     // errors are a Reply too: the client's own calls
   bool asking = false;  // sent to where its slot is being moved to
 };

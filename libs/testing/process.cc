@@ -95,9 +95,12 @@ void Process::End(int number) {
   if (Ended()) return;
   kill(pid_, number);
   kill(pid_, SIGCONT);
-  if (AwaitProcess([this] { return Ended(); })) return;
-  kill(pid_, SIGKILL);
-  AwaitProcess([this] { return Ended(); });
+  const pid_t group = pid_;
+  if (!AwaitProcess([this] { return Ended(); })) {
+    kill(pid_, SIGKILL);
+    AwaitProcess([this] { return Ended(); });
+  }
+  kill(-group, SIGKILL);
 }
 
 bool Process::Succeeded() {

@@ -32,7 +32,8 @@ class Process {
   bool Ended();
   // Nothing where it has ended.
   void Signal(int number);
-  // Sends `number` and waits for the end; SIGKILL where that takes a minute.
+  // Sends `number` and waits for the end; SIGKILL where that takes a minute. What it has started
+  // itself and left behind is killed.
   void End(int number);
   // Waits for the end by itself: whether it exited with 0.
   bool Succeeded();

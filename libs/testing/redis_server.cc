@@ -230,20 +230,24 @@ std::string RedisCluster::uri() const {
 
 int RedisCluster::Owner(int slot) {
   for (size_t i = 0; i < nodes_.size(); ++i) {
-    // "START-END" and single slots end the line of the node itself.
-    for (const absl::string_view line : absl::StrSplit(nodes_[i]->Command({"CLUSTER", "NODES"}), '\n')) {
-      const std::vector<std::string> words = absl::StrSplit(line, ' ');
-      if (words.size() < 9 || words[2].find("myself") == std::string::npos) continue;
-      for (size_t w = 8; w < words.size(); ++w) {
-        if (words[w][0] == '[') continue;
-        const size_t dash = words[w].find('-');
-        const int first = std::stoi(words[w]);
-        const int last = dash == std::string::npos ? first : std::stoi(words[w].substr(dash + 1));
-        if (first <= slot && slot <= last) return static_cast<int>(i);
-      }
-    }
+    if (SeenBy(*nodes_[i], slot).id == ids_[i]) return static_cast<int>(i);
   }
   throw std::runtime_error("no node serves the slot");
+}
+
+RedisCluster::Seen RedisCluster::SeenBy(RedisServer& node, int slot) {
+  // ID ADDRESS FLAGS PRIMARY PING PONG EPOCH LINK RANGE...
+  for (const absl::string_view line : absl::StrSplit(node.Command({"CLUSTER", "NODES"}), '\n')) {
+    const std::vector<std::string> words = absl::StrSplit(line, ' ');
+    for (size_t i = 8; i < words.size(); ++i) {
+      if (words[i][0] == '[') continue;
+      const size_t dash = words[i].find('-');
+      const int first = std::stoi(words[i]);
+      const int last = dash == std::string::npos ? first : std::stoi(words[i].substr(dash + 1));
+      if (first <= slot && slot <= last) return {words[0], words[6]};
+    }
+  }
+  return {};
 }
 
 void RedisCluster::BeginMove(int slot, int to) {
@@ -272,6 +276,16 @@ void RedisCluster::EndMove(int slot, int to) {
   const std::string& id = ids_[static_cast<size_t>(to)];
   node(to).Command({"CLUSTER", "SETSLOT", number, "NODE", id});
   for (const auto& node : nodes_) node->Command({"CLUSTER", "SETSLOT", number, "NODE", id});
+  // A slot that moves on before every node has heard of this move's epoch may end with no owner.
+  const auto agreed = [&] {
+    const Seen own = SeenBy(node(to), slot);
+    for (const auto& node : nodes_) {
+      const Seen seen = SeenBy(*node, slot);
+      if (seen.id != id || seen.epoch != own.epoch) return false;
+    }
+    return true;
+  };
+  if (!AwaitProcess(agreed)) throw std::runtime_error("the nodes do not agree on the slot's owner");
 }
 
 void RedisCluster::MoveSlot(int slot, int to, int keys_per_step) {

@@ -133,9 +133,17 @@ class RedisCluster {
   void BeginMove(int slot, int to);
   // Moves up to `keys` keys; how many it moved.
   int MoveKeys(int slot, int from, int to, int keys);
+  // Returns when every node knows.
   void EndMove(int slot, int to);
 
  private:
+  // Who serves a slot, and in which epoch, as one node sees it.
+  struct Seen {
+    std::string id;
+    std::string epoch;
+  };
+  Seen SeenBy(RedisServer& node, int slot);
+
   std::vector<std::unique_ptr<RedisServer>> nodes_;
   std::vector<std::string> ids_;
 };

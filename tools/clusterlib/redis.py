@@ -151,7 +151,8 @@ def make_cluster(ports):
 
 
 def move_slot(slot, source, target, ports):
-    """Moves a slot with its keys from one port to another."""
+    """Moves a slot with its keys from one port to another; returns when every node knows (a slot
+    that moves on before may end with no owner)."""
     ids = {port: command(port, "CLUSTER", "MYID") for port in ports}
     command(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
     command(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
@@ -159,6 +160,18 @@ def move_slot(slot, source, target, ports):
         command(source, "MIGRATE", "127.0.0.1", target, "", 0, 5000, "KEYS", *keys)
     for port in [target, source] + [p for p in ports if p not in (source, target)]:
         command(port, "CLUSTER", "SETSLOT", slot, "NODE", ids[target])
+    _await(lambda: len({_owner(slot, port) for port in ports}) == 1,
+           "the nodes do not agree on the slot's owner")
+
+
+def _owner(slot, port):
+    """(id, epoch) of the node that serves a slot, as the one on `port` sees it."""
+    for line in command(port, "CLUSTER", "NODES").splitlines():
+        words = line.split()  # ID ADDRESS FLAGS PRIMARY PING PONG EPOCH LINK RANGE...
+        for first, _, last in (word.partition("-") for word in words[8:] if word[0] != "["):
+            if int(first) <= slot <= int(last or first):
+                return words[0], words[6]
+    return None
 
 
 def _is_cluster(ports):

@@ -13,7 +13,7 @@ from clusterlib import redis  # noqa: E402
 
 class RedisTest(unittest.TestCase):
     def setUp(self):
-        self.directory = tempfile.TemporaryDirectory(prefix="tollhouse-")
+        self.directory = tempfile.TemporaryDirectory(prefix="tollhouse-", ignore_cleanup_errors=True)
         self.addCleanup(self.directory.cleanup)
 
     def start(self, command):
