@@ -70,6 +70,15 @@ uint32_t OrgState::FindOrMakeEdge(std::string_view edge_id, std::string_view boo
   return unused;
 }
 
+bool AnyTwice(absl::Span<const BudgetAmount> items) {
+  for (size_t i = 0; i < items.size(); ++i) {
+    for (size_t j = 0; j < i; ++j) {
+      if (items[j].budget_id == items[i].budget_id && items[j].period == items[i].period) return true;
+    }
+  }
+  return false;
+}
+
 bool OrgState::Retryable(const Uuid& hold_id) const {
   return MadeAtMs(hold_id) + options_.retry_horizon_ms >= now_ms_;
 }
@@ -123,18 +132,13 @@ ReserveEffect OrgState::Step(const Reserve& event) {
 
   // Validate everything before the first write.
   if (event.budgets.size() > kMaxBudgetsPerHold || event.tokens < 0 || event.tokens > kMaxRate ||
-      event.time_to_live_ms <= 0) {
+      event.time_to_live_ms <= 0 || AnyTwice(event.budgets)) {
     return fail(Outcome::kBad);
   }
   std::array<uint32_t, kMaxBudgetsPerHold> slots;
   for (size_t i = 0; i < event.budgets.size(); ++i) {
     const BudgetAmount& ask = event.budgets[i];
     if (ask.amount_nanos < 0 || ask.amount_nanos > kMaxHoldNanos) return fail(Outcome::kBad);
-    for (size_t j = 0; j < i; ++j) {
-      if (event.budgets[j].budget_id == ask.budget_id && event.budgets[j].period == ask.period) {
-        return fail(Outcome::kBad);
-      }
-    }
     slots[i] = FindLease(ask.budget_id, ask.period);
     const int64_t free = slots[i] == kNone ? 0 : leases_[slots[i]].free;
     if (!ask.observe && free < ask.amount_nanos) {
@@ -277,7 +281,8 @@ void OrgState::Finish(uint32_t index, int64_t actual) {
 
 HoldEffect OrgState::Step(const Settle& event) {
   if (epoch_ == 0 || event.epoch != epoch_) return {Outcome::kEpochClosed};
-  if (event.actual_nanos < 0 || event.actual_tokens < 0 || event.actual_tokens > kMaxRate) {
+  if (event.actual_nanos < 0 || event.actual_nanos > kMaxActualNanos || event.actual_tokens < 0 ||
+      event.actual_tokens > kMaxRate) {
     return {Outcome::kBad};
   }
   Observe(event.now_ms);
@@ -421,10 +426,13 @@ GrantEffect OrgState::Step(const AddGrant& event) {
   if (epoch_ == 0 || event.epoch != epoch_) return {Outcome::kEpochClosed};
   if (event.grant_id <= last_grant_) return {Outcome::kDone, false};
   if (event.grant_id != last_grant_ + 1) return {Outcome::kOutOfOrder};
+  if (AnyTwice(event.amounts)) return {Outcome::kBad};
   for (const BudgetAmount& item : event.amounts) {
     const uint32_t slot = FindLease(item.budget_id, item.period);
     const int64_t there = slot == kNone ? 0 : leases_[slot].free + leases_[slot].held;
-    if (item.amount_nanos < 0 || item.amount_nanos > kMaxLeaseNanos - there) return {Outcome::kBad};
+    if (item.amount_nanos < 0 || item.amount_nanos > options_.max_lease_nanos - there) {
+      return {Outcome::kBad};
+    }
   }
   for (const BudgetAmount& item : event.amounts) {
     if (item.amount_nanos > 0) {

@@ -28,6 +28,8 @@ namespace tollhouse::enforcer {
 inline constexpr int64_t kMaxHoldNanos = 1'000'000'000'000'000;  // kMaxHold of libs/base/money.h
 // The sum of free lease and holds of one (budget, period): kMaxCap of libs/base/money.h.
 inline constexpr int64_t kMaxLeaseNanos = 4'000'000'000'000'000'000;
+// The most that one hold may be settled with: exact in the Redis script's doubles.
+inline constexpr int64_t kMaxActualNanos = (int64_t{1} << 53) - 1;
 inline constexpr size_t kMaxBudgetsPerHold = 32;
 
 using Fingerprint = std::array<uint8_t, 32>;
@@ -50,6 +52,9 @@ struct BudgetAmount {
 
   friend bool operator==(const BudgetAmount&, const BudgetAmount&) = default;
 };
+
+// Whether a (budget, period) is named twice.
+bool AnyTwice(absl::Span<const BudgetAmount> items);
 
 // The limits of one account on the path; 0 = none.
 struct LimitAsk {
@@ -79,7 +84,7 @@ struct Settle {
   int64_t epoch = 0;
   int64_t now_ms = 0;
   Uuid hold_id;
-  int64_t actual_nanos = 0;
+  int64_t actual_nanos = 0;  // 0..kMaxActualNanos
   int64_t actual_tokens = 0;
 };
 
@@ -129,7 +134,7 @@ struct Tick {
 struct AddGrant {
   int64_t epoch = 0;
   int64_t grant_id = 0;
-  absl::Span<const BudgetAmount> amounts;
+  absl::Span<const BudgetAmount> amounts;  // each (budget, period) at most once
 };
 
 // R6, first half: free lease above `amount_nanos` leaves into an outbox record.
@@ -241,6 +246,8 @@ struct CoreOptions {
   int64_t retry_horizon_ms = 300'000;
   // A settled hold that is not acknowledged expires after this time.
   int64_t settled_ttl_ms = 600'000;
+  // The largest sum of free lease and holds of one (budget, period), at most kMaxLeaseNanos.
+  int64_t max_lease_nanos = kMaxLeaseNanos;
 };
 
 class OrgState {

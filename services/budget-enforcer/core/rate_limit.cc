@@ -28,8 +28,7 @@ int64_t WaitFor(const RateBucket& bucket, int64_t per_minute, int64_t cost, int6
 
 void Take(RateBucket& bucket, int64_t per_minute, int64_t cost, int64_t now_ms) {
   const int64_t full = per_minute * kUnit;
-  // The floor keeps sums of debts inside int64; it is a hundred thousand full refills deep.
-  const int64_t floor = -kMaxRate * kUnit * 10;
+  const int64_t floor = -kMaxRate * kUnit;  // a debt of the largest bucket
   bucket.level = std::clamp(LevelAt(bucket, per_minute, now_ms) - cost * kUnit, floor, full);
   bucket.updated_ms = std::max(bucket.updated_ms, now_ms);
 }

@@ -5,8 +5,9 @@
 
 namespace tollhouse::enforcer {
 
-// The largest limit per minute, and the largest cost of one request in units of a limit.
-inline constexpr int64_t kMaxRate = 1'000'000'000'000;
+// The largest limit per minute, and the largest cost of one request in units of a limit. Twice this
+// times 60,000 stays below 2^53: the Redis script computes the same in doubles.
+inline constexpr int64_t kMaxRate = 50'000'000'000;
 
 // A bucket that holds at most `per_minute` units and gains that many evenly over a minute: a full
 // burst at once, then the rate. `level` counts 1/60000 of a unit, so that a millisecond adds
