@@ -11,12 +11,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "libs/base/status_macros.h"
 #include "libs/base/uuid.h"
 #include "libs/rpc/watch_client.h"
 #include "services/budget-enforcer/enforcer_metrics.h"
 #include "services/budget-enforcer/grpc_ledger_client.h"
 #include "services/budget-enforcer/grpc_service.h"
 #include "services/budget-enforcer/store/memory_store.h"
+#include "services/budget-enforcer/store/redis_store.h"
 #include "tollhouse/ledger/v1/ledger.grpc.pb.h"
 
 namespace tollhouse::enforcer {
@@ -33,12 +35,9 @@ std::string HostName() {
 }  // namespace
 
 struct App::Impl {
-  Impl(Config the_config, std::shared_ptr<grpc::Channel> channel)
+  Impl(Config the_config, std::unique_ptr<HoldStore> store, std::shared_ptr<grpc::Channel> channel)
       : config(std::move(the_config)),
-        own_store(config.store != nullptr
-                      ? nullptr
-                      : std::make_unique<MemoryStore>(
-                            absl::StrCat("memory/", NewUuid(config.clock->Wall()).ToString()), config.core)),
+        own_store(std::move(store)),
         stub(ledger::v1::LedgerService::NewStub(channel)),
         ledger(channel, config.ledger_timeout),
         enforcer(config.options, config.store != nullptr ? config.store : own_store.get(), &ledger,
@@ -93,7 +92,17 @@ absl::StatusOr<std::unique_ptr<App>> App::Create(Config config, std::shared_ptr<
   if (config.enforcer_id.empty()) config.enforcer_id = HostName();
   config.options.instance =
       absl::StrCat(config.enforcer_id, "/", NewUuid(config.clock->Wall()).ToString());
-  return std::unique_ptr<App>(new App(std::make_unique<Impl>(std::move(config), std::move(ledger))));
+  std::unique_ptr<HoldStore> store;
+  if (config.store == nullptr && config.redis.uri.empty()) {
+    store = std::make_unique<MemoryStore>(
+        absl::StrCat("memory/", NewUuid(config.clock->Wall()).ToString()), config.core);
+  } else if (config.store == nullptr) {
+    RedisStoreOptions options;
+    options.core = config.core;
+    TH_ASSIGN_OR_RETURN(store, RedisStore::Create(config.redis, std::move(options)));
+  }
+  return std::unique_ptr<App>(
+      new App(std::make_unique<Impl>(std::move(config), std::move(store), std::move(ledger))));
 }
 
 void App::RegisterInternal(grpc::ServerBuilder& builder) {

@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "libs/base/clock.h"
+#include "libs/redis/options.h"
 #include "services/budget-enforcer/core/core.h"
 #include "services/budget-enforcer/enforcer.h"
 
@@ -33,6 +34,9 @@ struct Config {
   absl::Duration drain_timeout = absl::Seconds(2);
   const Clock* clock = Clock::System();                       // must outlive the App
   std::shared_ptr<const rpc::Authenticator> authenticator;    // of the admin API; null: off
+  // Where holds are kept: `redis.uri` "" for this process's memory. Every enforcer on one Redis has
+  // the same `core`.
+  redis::Options redis;
   HoldStore* store = nullptr;  // a store of the caller's, which must outlive the App; null: the App's own
 };
 

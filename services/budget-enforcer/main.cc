@@ -14,7 +14,8 @@ constexpr char kExamples[] =
     "Examples:\n"
     "  tollhouse-enforcer --config enforcer.yaml\n"
     "  tollhouse-enforcer --insecure --ledger 127.0.0.1:7101 --admin-token-file admin.token\n"
-    "      for a trial on this machine; holds are in memory\n";
+    "      for a trial on this machine; holds are in memory\n"
+    "  tollhouse-enforcer --config enforcer.yaml --redis redis+sentinel://10.0.0.1,10.0.0.2/main\n";
 
 int Run(int argc, char** argv) {
   std::string ledger;
@@ -25,6 +26,16 @@ int Run(int argc, char** argv) {
   options.Add("ledger", &ledger, "the ledger: NAME:PORT or ADDRESS:PORT,... (required)");
   options.Add("enforcer-id", &config.enforcer_id, "a name of its own, stable over restarts; default: made up");
   options.Add("ledger-timeout", &config.ledger_timeout, "of one call to the ledger");
+  redis::Options& redis = config.redis;
+  options.Add("redis", &redis.uri,
+              "where holds are kept: redis://HOST:PORT[,..], rediss:// (TLS), redis+sentinel://HOST,../NAME, "
+              "redis+cluster://HOST,..; default: memory, for a single enforcer");
+  options.Add("redis-password-file", &redis.password_file, "of the user in --redis");
+  options.Add("redis-sentinel-password-file", &redis.sentinel_password_file, "of the sentinels");
+  options.Add("redis-tls-ca", &redis.tls_ca_file, "who signs Redis' certificates; default: the system's");
+  options.Add("redis-tls-certificate", &redis.tls_certificate_file, "a client certificate for Redis");
+  options.Add("redis-tls-key", &redis.tls_key_file, "its key");
+  options.Add("redis-tls-server-name", &redis.tls_server_name, "what Redis' certificate must be for");
   EnforcerOptions& rules = config.options;
   options.Add("lease-horizon", &rules.lease_horizon,
               "how long requests can go on without the ledger: the size of a lease");
