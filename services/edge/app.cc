@@ -20,6 +20,7 @@
 #include "libs/obs/log.h"
 #include "services/edge/announcer.h"
 #include "services/edge/gateway.h"
+#include "services/edge/replayer.h"
 
 namespace tollhouse::edge {
 namespace {
@@ -51,6 +52,7 @@ struct App::Impl {
   std::unique_ptr<Directory> directory;
   std::unique_ptr<PolicySource> policies;
   std::unique_ptr<Announcer> announcer;
+  std::unique_ptr<Replayer> replayer;
   std::vector<std::unique_ptr<Lane>> lanes;
   std::unique_ptr<Settler> settler;
   std::unique_ptr<Gateway> gateway;
@@ -99,10 +101,18 @@ absl::Status App::Impl::Create(Channels channels) {
 
   TH_RETURN_IF_ERROR(ReadIssuers());
   announcer = std::make_unique<Announcer>(channels.ledger, journal.get(), boot_id);
+  replayer = std::make_unique<Replayer>(
+      channels.ledger, journal.get(),
+      [this](const ledger::v1::Entry&, const ledger::v1::PostResult&) {
+        metrics.ledger_refusals.Increment();
+      });
   directory = std::make_unique<Directory>(
       channels.vault, channels.ledger, journal->edge_id(), loops, config.directory, issuers.get(),
-      [this](bool snapshot, const std::vector<ledger::v1::Epoch>& epochs) {
-        announcer->OnEpochs(snapshot, epochs);
+      [this](const ledger::v1::WatchResponse& change) {
+        if (change.snapshot() || change.epochs_size() > 0) {
+          announcer->OnEpochs(change.snapshot(), {change.epochs().begin(), change.epochs().end()});
+        }
+        replayer->OnGeneration(change.replay_generation());
       },
       config.clock);
   policies = std::make_unique<PolicySource>(channels.router, journal->edge_id(), config.clock);
@@ -169,6 +179,7 @@ absl::Status App::Impl::Start() {
   directory->Start();
   policies->Start();
   announcer->Start();
+  replayer->Start();
 
   std::vector<ledger::v1::Entry> replayed = journal->TakeReplayed();
   if (!replayed.empty()) {
@@ -212,6 +223,7 @@ void App::Impl::Stop() {
   if (issuers != nullptr) issuers->Stop();
   policies->Stop();
   announcer->Stop();
+  replayer->Stop();
   settler->Stop();
   for (const auto& lane : lanes) lane->session->Stop();
   for (const auto& loop : loops) loop->Stop();

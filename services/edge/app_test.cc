@@ -706,6 +706,44 @@ TEST_F(AppTest, PendingAnnouncementIsMadeBeforeServing) {
   EXPECT_EQ(announcements[0].edge_id(), app_->edge_id());
 }
 
+TEST_F(AppTest, WhatAFailoverOfTheLedgerLostIsPostedAgainOnce) {
+  config_.shutdown_time = absl::ZeroDuration();
+  Start();
+  EXPECT_EQ(Call(Request(Chat())).status, 200);
+  ASSERT_THAT(services_.WaitEntries(1), SizeIs(1));
+  provider_.SetScript([](const Wire::Message&, Wire&) { return false; });
+  EXPECT_EQ(Call(Request(Chat())).status, 502);
+  const std::vector<Entry> before = services_.WaitEntries(2);
+  ASSERT_THAT(before, SizeIs(2));
+  ASSERT_TRUE(services_.WaitAcknowledged(2));
+
+  services_.LoseEntries(1, true);
+  const std::vector<Entry> after = services_.WaitEntries(2);
+  ASSERT_THAT(after, SizeIs(2));
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(after[i].hold_id(), before[i].hold_id());
+    EXPECT_EQ(after[i].kind(), before[i].kind());
+    EXPECT_EQ(after[i].cost_nanousd(), before[i].cost_nanousd());
+    EXPECT_EQ(after[i].account_path(), before[i].account_path());
+    EXPECT_EQ(after[i].budgets_size(), before[i].budgets_size());
+  }
+  // Once per generation, also when the edge starts anew.
+  app_.reset();
+  services_.LoseEntries(1, false);
+  Start();
+  provider_.SetScript([](const Wire::Message&, Wire& wire) {
+    wire.Send(HttpAnswer(200, kJsonAnswer));
+    return true;
+  });
+  EXPECT_EQ(Call(Request(Chat())).status, 200);
+  EXPECT_THAT(services_.WaitEntries(1), SizeIs(1));
+  // And what happened while it was away is made up for.
+  app_.reset();
+  services_.LoseEntries(2, false);
+  Start();
+  EXPECT_THAT(services_.WaitEntries(3), SizeIs(3));
+}
+
 TEST_F(AppTest, ConnectionsAreKeptAliveOnBothSides) {
   config_.threads = 1;
   Start();

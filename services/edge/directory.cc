@@ -112,13 +112,13 @@ struct Directory::Impl {
 
   Impl(std::shared_ptr<grpc::ChannelInterface> vault_channel,
        std::shared_ptr<grpc::ChannelInterface> ledger_channel, std::string edge,
-       const DirectoryOptions& o, identity::Issuers* i, OnEpochs e, const Clock* c)
+       const DirectoryOptions& o, identity::Issuers* i, OnLedger l, const Clock* c)
       : vault(vault::v1::VaultService::NewStub(vault_channel)),
         ledger(ledger::v1::LedgerService::NewStub(ledger_channel)),
         edge_id(std::move(edge)),
         options(o),
         issuers(i),
-        on_epochs(std::move(e)),
+        on_ledger(std::move(l)),
         clock(c),
         vault_watch(
             "edge/" + edge_id,
@@ -176,9 +176,7 @@ struct Directory::Impl {
         });
       }
     }
-    if (response.snapshot() || response.epochs_size() > 0) {
-      on_epochs(response.snapshot(), {response.epochs().begin(), response.epochs().end()});
-    }
+    on_ledger(response);
   }
 
   absl::Duration Staleness() const {
@@ -338,7 +336,7 @@ struct Directory::Impl {
   const std::string edge_id;
   const DirectoryOptions options;
   identity::Issuers* const issuers;  // null: virtual keys only
-  const OnEpochs on_epochs;
+  const OnLedger on_ledger;
   const Clock* const clock;
 
   absl::Mutex mutex;
@@ -367,9 +365,9 @@ Directory::Directory(std::shared_ptr<grpc::ChannelInterface> vault,
                      std::shared_ptr<grpc::ChannelInterface> ledger, std::string edge_id,
                      const std::vector<std::unique_ptr<IoLoop>>& loops,
                      const DirectoryOptions& options, identity::Issuers* issuers,
-                     OnEpochs on_epochs, const Clock* clock)
+                     OnLedger on_ledger, const Clock* clock)
     : impl_(std::make_unique<Impl>(std::move(vault), std::move(ledger), std::move(edge_id), options,
-                                   issuers, std::move(on_epochs), clock)) {
+                                   issuers, std::move(on_ledger), clock)) {
   for (const auto& loop : loops) impl_->principal_flights[loop.get()];
 }
 

@@ -75,13 +75,13 @@ struct DirectoryOptions {
 class Directory {
  public:
   // `issuers`: whose tokens count beside virtual keys, null for nobody's; must outlive it.
-  // Epochs that the ledger's watch told of; `snapshot` at each new connection.
-  using OnEpochs = std::function<void(bool snapshot, const std::vector<ledger::v1::Epoch>& epochs)>;
+  // What the ledger's watch told: its epochs and replay generation are for others.
+  using OnLedger = std::function<void(const ledger::v1::WatchResponse& change)>;
 
   Directory(std::shared_ptr<grpc::ChannelInterface> vault,
             std::shared_ptr<grpc::ChannelInterface> ledger, std::string edge_id,
             const std::vector<std::unique_ptr<IoLoop>>& loops, const DirectoryOptions& options,
-            identity::Issuers* issuers, OnEpochs on_epochs, const Clock* clock);
+            identity::Issuers* issuers, OnLedger on_ledger, const Clock* clock);
   ~Directory();
 
   void Start();

@@ -73,6 +73,24 @@ struct FakeServices::Impl {
     channel = server->InProcessChannel({});
   }
 
+  void Book(const ledger::v1::PostRequest& request, ledger::v1::PostResponse* response)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    for (const ledger::v1::Entry& entry : request.entries()) {
+      ledger::v1::PostResult* result = response->add_results();
+      result->set_hold_id(entry.hold_id());
+      result->set_posted_nanousd(entry.cost_nanousd());
+      const bool known = std::any_of(
+          entries.begin(), entries.end(),
+          [&](const ledger::v1::Entry& e) { return e.hold_id() == entry.hold_id(); });
+      if (known) {
+        result->set_outcome(ledger::v1::POST_OUTCOME_DUPLICATE);
+      } else {
+        result->set_outcome(ledger::v1::POST_OUTCOME_POSTED);
+        entries.push_back(entry);
+      }
+    }
+  }
+
   ~Impl() {
     ledger_hub.Shutdown();
     vault_hub.Shutdown();
@@ -87,6 +105,7 @@ struct FakeServices::Impl {
     ledger::v1::Epoch* newest = response.add_epochs();
     newest->set_org_id(kOrg);
     newest->set_epoch(epoch);
+    response.set_replay_generation(replay_generation);
     return response;
   }
 
@@ -237,23 +256,16 @@ struct FakeServices::Impl {
         {
           absl::MutexLock lock(&impl->mutex);
           if (impl->mute_post) continue;
-          for (const ledger::v1::Entry& entry : request.entries()) {
-            ledger::v1::PostResult* result = response.add_results();
-            result->set_hold_id(entry.hold_id());
-            result->set_posted_nanousd(entry.cost_nanousd());
-            const bool known = std::any_of(
-                impl->entries.begin(), impl->entries.end(),
-                [&](const ledger::v1::Entry& e) { return e.hold_id() == entry.hold_id(); });
-            if (known) {
-              result->set_outcome(ledger::v1::POST_OUTCOME_DUPLICATE);
-            } else {
-              result->set_outcome(ledger::v1::POST_OUTCOME_POSTED);
-              impl->entries.push_back(entry);
-            }
-          }
+          impl->Book(request, &response);
         }
         if (!stream->Write(response)) break;
       }
+      return grpc::Status::OK;
+    }
+    grpc::Status PostBatch(grpc::ServerContext*, const ledger::v1::PostRequest* request,
+                           ledger::v1::PostResponse* response) override {
+      absl::MutexLock lock(&impl->mutex);
+      impl->Book(*request, response);
       return grpc::Status::OK;
     }
     grpc::Status AnnounceHolds(grpc::ServerContext*,
@@ -319,6 +331,7 @@ struct FakeServices::Impl {
   int64_t spent ABSL_GUARDED_BY(mutex) = 0;
   int64_t epoch ABSL_GUARDED_BY(mutex) = 1;
   int64_t pending_epoch ABSL_GUARDED_BY(mutex) = 0;
+  int64_t replay_generation ABSL_GUARDED_BY(mutex) = 0;
   bool mute_enforcer ABSL_GUARDED_BY(mutex) = false;
   bool mute_post ABSL_GUARDED_BY(mutex) = false;
   int lookups ABSL_GUARDED_BY(mutex) = 0;
@@ -462,6 +475,18 @@ void FakeServices::PublishEpoch(int64_t epoch) {
 void FakeServices::SetPendingAnnouncement(int64_t epoch) {
   absl::MutexLock lock(&impl_->mutex);
   impl_->pending_epoch = epoch;
+}
+
+void FakeServices::LoseEntries(int64_t replay_generation, bool tell) {
+  {
+    absl::MutexLock lock(&impl_->mutex);
+    impl_->entries.clear();
+    impl_->replay_generation = replay_generation;
+  }
+  if (!tell) return;
+  ledger::v1::WatchResponse change;
+  change.set_replay_generation(replay_generation);
+  impl_->ledger_hub.Publish(std::move(change));
 }
 
 std::string FakeServices::AddKey(const std::function<void(vault::v1::KeyRecord*)>& edit) {

@@ -54,6 +54,9 @@ class FakeServices {
   bool WaitAcknowledged(size_t count);
   void PublishEpoch(int64_t epoch);
   void SetPendingAnnouncement(int64_t epoch);
+  // The ledger's database falls back to one without any entry. With `tell` the watches say so at
+  // once, else only to those that connect anew.
+  void LoseEntries(int64_t replay_generation, bool tell);
 
   // A valid key of acme/payments/laptop; `edit` may change its record.
   std::string AddKey(const std::function<void(vault::v1::KeyRecord*)>& edit = [](auto*) {});

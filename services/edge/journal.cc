@@ -131,6 +131,18 @@ bool Allocate(int fd, int64_t bytes) {
   return errno == EOPNOTSUPP || errno == ENOSYS;
 }
 
+// Replaces a small file as a whole; it is on disk when this returns.
+absl::Status WriteFile(const std::string& path, std::string_view content) {
+  const std::string temporary = path + ".new";
+  const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  if (fd < 0) return FileError("create", temporary, errno);
+  int error = WriteAt(fd, content, 0);
+  if (error == 0 && fsync(fd) != 0) error = errno;
+  close(fd);
+  if (error == 0 && rename(temporary.c_str(), path.c_str()) != 0) error = errno;
+  return error == 0 ? absl::OkStatus() : FileError("write", path, error);
+}
+
 absl::StatusOr<std::string> LoadEdgeId(const std::string& dir, absl::Time now) {
   const std::string path = dir + "/edge_id";
   if (access(path.c_str(), F_OK) == 0) {
@@ -142,15 +154,19 @@ absl::StatusOr<std::string> LoadEdgeId(const std::string& dir, absl::Time now) {
     return text;
   }
   const std::string id = NewUuid(now).ToString();
-  const std::string temporary = path + ".new";
-  const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  if (fd < 0) return FileError("create", temporary, errno);
-  int error = WriteAt(fd, id, 0);
-  if (error == 0 && fsync(fd) != 0) error = errno;
-  close(fd);
-  if (error == 0 && rename(temporary.c_str(), path.c_str()) != 0) error = errno;
-  if (error != 0) return FileError("write", path, error);
+  TH_RETURN_IF_ERROR(WriteFile(path, id));
   return id;
+}
+
+absl::StatusOr<int64_t> LoadReplayedGeneration(const std::string& path) {
+  if (access(path.c_str(), F_OK) != 0) return 0;
+  TH_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  int64_t generation = 0;
+  if (!absl::SimpleAtoi(text, &generation)) {
+    return MakeError(absl::StatusCode::kDataLoss, "JOURNAL_CORRUPT",
+                     absl::StrCat(path, " does not hold a number"));
+  }
+  return generation;
 }
 
 }  // namespace
@@ -176,6 +192,12 @@ absl::StatusOr<std::unique_ptr<Journal>> Journal::Open(const JournalOptions& giv
                      absl::StrCat("another process uses the journal in ", options.dir));
   }
   TH_ASSIGN_OR_RETURN(journal->edge_id_, LoadEdgeId(options.dir, options.clock->Wall()));
+  TH_ASSIGN_OR_RETURN(const int64_t replayed,
+                      LoadReplayedGeneration(options.dir + "/replayed_generation"));
+  {
+    absl::MutexLock lock(&journal->mutex_);
+    journal->replayed_generation_ = replayed;
+  }
   TH_RETURN_IF_ERROR(journal->Load());
   return journal;
 }
@@ -414,6 +436,74 @@ void Journal::AppendPosted(const std::vector<std::string>& hold_ids) {
   if (record.posted().hold_ids_size() == 0) return;
   // Without this record a restart posts again, which the ledger answers with DUPLICATE.
   if (Write(FrameOf(record)).ok()) segments_.back().last_change = now;
+}
+
+Journal::Retained Journal::ReadRetained() const {
+  Retained out;
+  absl::MutexLock lock(&mutex_);
+  for (const Segment& segment : segments_) {
+    out.files_.push_back({PathOf(segment.number), segment.size});
+  }
+  return out;
+}
+
+absl::StatusOr<std::vector<ledger::v1::Entry>> Journal::Retained::Next(size_t limit) {
+  while (posted_.size() < limit && !files_.empty()) {
+    const File file = files_.front();
+    files_.pop_front();
+    const absl::StatusOr<std::string> read = ReadFile(file.path);
+    if (!read.ok()) {
+      if (access(file.path.c_str(), F_OK) != 0) continue;  // dropped
+      return read.status();
+    }
+    const std::string_view data = std::string_view(*read).substr(0, file.size);
+    size_t offset = kMagic.size();
+    JournalRecord record;
+    while (const auto payload = FrameAt(data, offset)) {
+      if (!record.ParseFromArray(payload->data(), static_cast<int>(payload->size()))) break;
+      offset += kHeaderBytes + payload->size();
+      if (record.has_posted()) {
+        for (const std::string& raw : record.posted().hold_ids()) {
+          TH_ASSIGN_OR_RETURN(const Uuid id, UuidFromRaw(raw));
+          const auto it = unposted_.find(id);
+          if (it == unposted_.end()) continue;
+          posted_.push_back(std::move(it->second));
+          unposted_.erase(it);
+        }
+        continue;
+      }
+      const ledger::v1::Entry& entry = record.has_intent() ? record.intent() : record.result();
+      TH_ASSIGN_OR_RETURN(const Uuid id, UuidFromRaw(entry.hold_id()));
+      if (entry.account_ids_size() > 0) {
+        unposted_[id] = entry;
+      } else if (const auto it = unposted_.find(id); it != unposted_.end()) {
+        it->second.MergeFrom(entry);
+      }
+    }
+    if (offset != data.size()) {
+      return MakeError(absl::StatusCode::kDataLoss, "JOURNAL_CORRUPT",
+                       absl::StrCat(file.path, " is damaged at byte ", offset));
+    }
+  }
+  std::vector<ledger::v1::Entry> out;
+  while (out.size() < limit && !posted_.empty()) {
+    out.push_back(std::move(posted_.front()));
+    posted_.pop_front();
+  }
+  return out;
+}
+
+int64_t Journal::replayed_generation() const {
+  absl::MutexLock lock(&mutex_);
+  return replayed_generation_;
+}
+
+absl::Status Journal::SetReplayedGeneration(int64_t generation) {
+  absl::MutexLock lock(&mutex_);
+  TH_RETURN_IF_ERROR(
+      WriteFile(options_.dir + "/replayed_generation", absl::StrCat(generation)));
+  replayed_generation_ = generation;
+  return absl::OkStatus();
 }
 
 std::vector<ledger::v1::Entry> Journal::CloseEpoch(int64_t org_id, int64_t epoch) {

@@ -78,6 +78,32 @@ class Journal {
   // The ledger has answered for these holds (16 raw bytes each); unknown ones are ignored.
   void AppendPosted(const std::vector<std::string>& hold_ids);
 
+  // What the ledger has answered for and the journal still has, for a ledger that may have lost it.
+  // Reads the files as they were when this was called, without holding anybody up; what is dropped
+  // meanwhile is left out.
+  class Retained {
+   public:
+    // At most about `limit` entries more: the result where there is one, else the intent with kind
+    // SUSPEND. Empty at the end. DATA_LOSS (JOURNAL_CORRUPT).
+    absl::StatusOr<std::vector<ledger::v1::Entry>> Next(size_t limit);
+
+   private:
+    friend class Journal;
+    struct File {
+      std::string path;
+      int64_t size;
+    };
+
+    std::deque<File> files_;  // not yet read, oldest first
+    absl::flat_hash_map<Uuid, ledger::v1::Entry> unposted_;
+    std::deque<ledger::v1::Entry> posted_;
+  };
+  Retained ReadRetained() const;
+
+  // The ledger's replay generation for which all of that was posted again; 0 in a new journal. Kept.
+  int64_t replayed_generation() const;
+  absl::Status SetReplayedGeneration(int64_t generation);
+
   // R7: from the return on every intent of the org with an epoch <= `epoch` is refused. Returns the
   // holds of such epochs that are not posted, each with kind SUSPEND.
   std::vector<ledger::v1::Entry> CloseEpoch(int64_t org_id, int64_t epoch);
@@ -143,6 +169,7 @@ class Journal {
   int64_t open_ ABSL_GUARDED_BY(mutex_) = 0;            // live holds without result
   absl::flat_hash_map<int64_t, int64_t> closed_epochs_ ABSL_GUARDED_BY(mutex_);  // by org
   std::vector<ledger::v1::Entry> replayed_ ABSL_GUARDED_BY(mutex_);
+  int64_t replayed_generation_ ABSL_GUARDED_BY(mutex_) = 0;
   bool full_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Duration next_try_ ABSL_GUARDED_BY(mutex_) = absl::ZeroDuration();
 };

@@ -245,6 +245,69 @@ TEST_F(JournalTest, LongRunStaysBelowItsBoundAndKeepsWhatIsOpen) {
   EXPECT_EQ(replayed[0].hold_id(), early.raw());
 }
 
+// What the ledger has answered for, in the order of its answers, as it was posted.
+std::vector<Entry> AllRetained(const Journal& journal, size_t at_once) {
+  Journal::Retained retained = journal.ReadRetained();
+  std::vector<Entry> all;
+  for (;;) {
+    auto next = retained.Next(at_once);
+    EXPECT_TRUE(next.ok()) << next.status();
+    if (!next.ok() || next->empty()) return all;
+    all.insert(all.end(), next->begin(), next->end());
+  }
+}
+
+TEST_F(JournalTest, WhatWasAcknowledgedCanBeReadAgainAsItWasPosted) {
+  auto journal = Open();
+  std::vector<Uuid> ids;
+  std::vector<std::string> posted;
+  for (int i = 0; i < 2000; ++i) {  // several segments
+    ids.push_back(Id());
+    ASSERT_TRUE(journal->AppendIntent(Intent(ids.back())).ok());
+    if (i % 10 != 9) {
+      ASSERT_TRUE(journal->AppendResult(ResultOf(ids.back(), i)).ok());
+    }
+    if (i % 10 == 8) continue;  // not yet posted
+    posted.push_back(std::string(ids.back().raw()));
+    journal->AppendPosted({posted.back()});
+  }
+  for (const bool reopened : {false, true}) {
+    if (reopened) {
+      journal.reset();
+      journal = Open();
+    }
+    const std::vector<Entry> all = AllRetained(*journal, 100);
+    ASSERT_EQ(all.size(), posted.size());
+    for (size_t i = 0; i < all.size(); ++i) {
+      EXPECT_EQ(all[i].hold_id(), posted[i]);
+      EXPECT_EQ(all[i].account_ids_size(), 2);
+      const bool result = all[i].kind() == ledger::v1::ENTRY_KIND_SETTLE;
+      EXPECT_EQ(all[i].status(), result ? "ok" : "");
+      EXPECT_NE(result, i % 9 == 8);
+    }
+  }
+  // What is dropped meanwhile is left out.
+  Journal::Retained retained = journal->ReadRetained();
+  ASSERT_TRUE(retained.Next(1).ok());
+  for (const auto& file : std::filesystem::directory_iterator(Options().dir)) {
+    if (file.path().extension() == ".journal") std::filesystem::remove(file.path());
+  }
+  size_t rest = 0;
+  for (auto next = retained.Next(100); next.ok() && !next->empty(); next = retained.Next(100)) {
+    rest += next->size();
+  }
+  EXPECT_LT(rest, posted.size());
+}
+
+TEST_F(JournalTest, TheReplayGenerationIsKept) {
+  auto journal = Open();
+  EXPECT_EQ(journal->replayed_generation(), 0);
+  ASSERT_TRUE(journal->SetReplayedGeneration(3).ok());
+  EXPECT_EQ(journal->replayed_generation(), 3);
+  journal.reset();
+  EXPECT_EQ(Open()->replayed_generation(), 3);
+}
+
 TEST_F(JournalTest, AcknowledgedHoldsAreKeptForTheirRetention) {
   const auto journal = Open();
   for (int i = 0; i < 600; ++i) {
