@@ -27,6 +27,7 @@
 #include "libs/redis/command.h"
 #include "libs/redis/errors.h"
 #include "libs/redis/finder.h"
+#include "libs/redis/metrics.h"
 #include "libs/redis/net.h"
 #include "libs/redis/server_info.h"
 #include "libs/redis/wire.h"
@@ -225,7 +226,8 @@ class Client::Impl {
     // OK: calls may wait here; else why they cannot.
     absl::Status down;
     std::string incarnation;  // "" while not connected
-    // Scripts that were sent on the current connection, by a number that grows with each sending.
+    // Scripts that were sent on this connection or wait for the next one, by a number that grows with
+    // each sending.
     absl::flat_hash_map<const Script*, uint32_t> loaded;
     uint32_t loads = 0;
     bool owns_slots = false;
@@ -321,9 +323,11 @@ class Client::Impl {
       absl::MutexLock lock(&mutex_);
       drain_scheduled_ = false;
       rejected.swap(rejected_);
+      Metrics::Get().queued.Set(static_cast<double>(queued_calls_));
       earliest = std::exchange(earliest_, kNever);
     }
     for (auto& [address, lane] : lanes_) Flush(*lane);
+    CountInFlight();
     for (Rejected& one : rejected) one.done(std::move(one.why));
     ArmDeadline(earliest);
   }
@@ -349,7 +353,6 @@ class Client::Impl {
       }
     }
     if (!sending_.empty()) connection.Send(sending_);
-    CountInFlight();
   }
 
   // Takes the calls that ended before they were sent out of a batch.
@@ -372,10 +375,15 @@ class Client::Impl {
 
   void CountInFlight() {
     size_t count = 0;
+    uint64_t replies = 0;
     for (const auto& [address, lane] : lanes_) {
-      if (lane->connection != nullptr) count += lane->connection->in_flight();
+      if (lane->connection == nullptr) continue;
+      count += lane->connection->in_flight();
+      replies += lane->connection->TakeReplyCount();
     }
     in_flight_.store(count, std::memory_order_relaxed);
+    Metrics::Get().in_flight.Set(static_cast<double>(count));
+    if (replies > 0) Metrics::Get().replies.Increment(static_cast<double>(replies));
   }
 
   void ArmDeadline(int64_t earliest) {
@@ -449,10 +457,11 @@ class Client::Impl {
           const std::shared_ptr<Lane> target = LaneAt(to->to);
           if (!asking) {
             absl::MutexLock lock(&mutex_);
-            slots_[to->slot] = target.get();
+            slots_[static_cast<size_t>(to->slot)] = target.get();
             target->owns_slots = true;
+            slots_moved_ = true;
+            topology_wanted_->Set();
           }
-          if (!asking) topology_wanted_->Set();
           if (call.redirections++ >= kRedirectionsMax) {
             return SendLater(call, command, reply.text());
           }
@@ -583,12 +592,12 @@ class Client::Impl {
       absl::MutexLock lock(&mutex_);
       lane.incarnation = incarnation;
       lane.down = absl::OkStatus();
-      lane.loaded.clear();
     }
     lane.connection = std::move(primary.connection);
     lane.connection->SetHandler(&lane);
     obs::Info("redis_connected", {{"address", std::string_view(lane.connection->address().ToString())},
                                   {"incarnation", std::string_view(incarnation)}});
+    Metrics::Get().connections.Increment();
     UpdateHealth();
     if (changed && incarnation_changed_) incarnation_changed_();
     Drain();
@@ -600,11 +609,12 @@ class Client::Impl {
     {
       absl::MutexLock lock(&mutex_);
       lane.incarnation.clear();
+      lane.loaded.clear();
     }
+    Metrics::Get().losses.Increment();
     lane.connection = nullptr;
     lane.lost.Set();
     UpdateHealth();
-    CountInFlight();
     Drain();
   }
 
@@ -635,6 +645,7 @@ class Client::Impl {
       }
     }
     lane.queue.clear();
+    lane.loaded.clear();
   }
 
   // Until the lane's connection is lost: looks at the primary now and then.
@@ -669,6 +680,9 @@ class Client::Impl {
   }
 
   void UpdateHealth() {
+    Metrics::Get().connected.Set(static_cast<double>(
+        std::count_if(lanes_.begin(), lanes_.end(),
+                      [](const auto& entry) { return entry.second->connection != nullptr; })));
     absl::MutexLock lock(&mutex_);
     health_ = absl::OkStatus();
     if (!is_cluster()) {
@@ -742,9 +756,10 @@ class Client::Impl {
     }
     const int64_t now = NowNanos();
     std::vector<std::shared_ptr<Lane>> gone;
+    bool moved = false;
     {
       absl::MutexLock lock(&mutex_);
-      const bool moved = slots != slots_;
+      moved = std::exchange(slots_moved_, false) || slots != slots_;
       slots_ = std::move(slots);
       has_topology_ = true;
       lobby_->down = absl::OkStatus();
@@ -773,6 +788,7 @@ class Client::Impl {
       if (lane->connection) lane->connection->Close(Broken("the node has left the Cluster"));
     }
     UpdateHealth();
+    if (moved && incarnation_changed_) incarnation_changed_();
     Drain();
   }
 
@@ -838,6 +854,7 @@ class Client::Impl {
   int64_t earliest_ ABSL_GUARDED_BY(mutex_) = kNever;  // deadline of the calls since the last Drain
   bool drain_scheduled_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status health_ ABSL_GUARDED_BY(mutex_) = NotExecuted("not connected yet");
+  bool slots_moved_ ABSL_GUARDED_BY(mutex_) = false;   // since the slots were last asked for
   bool has_topology_ = false;  // written under the mutex, by the IO thread
   bool stopping_ = false;      // likewise
   std::atomic<size_t> in_flight_ = 0;

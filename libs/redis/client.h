@@ -106,8 +106,8 @@ class Client {
   std::string Incarnation(std::string_view key = {}) const;
 
   // `callback` runs on the IO thread when a primary with another incarnation than the last one is
-  // connected (the first one too), before any call is sent to it. Set it before the first call; an
-  // incarnation that is known by then is announced at once, on the IO thread.
+  // connected (the first one too), before any call is sent to it, and when a Cluster's slots have
+  // moved. An incarnation that is known by now is announced at once, on the IO thread.
   void SetIncarnationChanged(std::function<void()> callback);
 
   // Gives the connection up and looks for the primary again: for a caller whose script found another

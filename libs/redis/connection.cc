@@ -16,6 +16,7 @@
 #include "libs/base/strings.h"
 #include "libs/redis/command.h"
 #include "libs/redis/errors.h"
+#include "libs/redis/metrics.h"
 
 namespace tollhouse::redis {
 namespace {
@@ -370,7 +371,9 @@ void Connection::Close(absl::Status why) {
     while (batch.next < batch.calls.size()) {
       Call& call = batch.calls[batch.next++];
       --in_flight_;
-      if (call.done) std::exchange(call.done, nullptr)(broken);
+      if (!call.done) continue;
+      if (!call.raw) Metrics::Get().unknown.Increment();
+      std::exchange(call.done, nullptr)(broken);
     }
   }
   std::vector<BatchPtr> unsent = std::move(outbox_);
@@ -397,6 +400,7 @@ int64_t Connection::Expire(int64_t now) {
         earliest = std::min(earliest, call.deadline);
         continue;
       }
+      Metrics::Get().unknown.Increment();
       std::exchange(call.done, nullptr)(
           TimedOut("no answer before the deadline; the call may have been executed, or may yet be"));
       if (closed_) return kNever;

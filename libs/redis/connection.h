@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -70,6 +71,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   size_t in_flight() const { return in_flight_; }
   // Replies so far.
   uint64_t replies() const { return replies_; }
+  // Those since the last time.
+  uint64_t TakeReplyCount() { return replies_ - std::exchange(counted_replies_, replies_); }
   const Address& address() const { return address_; }
 
  private:
@@ -102,6 +105,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::vector<BatchPtr> spent_;
   size_t in_flight_ = 0;
   uint64_t replies_ = 0;
+  uint64_t counted_replies_ = 0;
   bool writing_ = false;
   bool handling_ = false;
   bool closed_ = false;

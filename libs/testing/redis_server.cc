@@ -81,7 +81,7 @@ RedisServer::RedisServer(Options options) : options_(std::move(options)), port_(
   std::ofstream conf(dir_.File("redis.conf"));
   conf << "bind 127.0.0.1\nunixsocket " << dir_.File("redis.sock") << "\ndir " << dir_.path()
        << "\nmaxmemory-policy noeviction\nsave \"\"\nenable-debug-command local\n"
-       << "repl-diskless-sync-delay 0\nrepl-diskless-load on-empty-db\n";
+       << "repl-diskless-sync-delay 0\nrepl-diskless-load on-empty-db\nrepl-backlog-ttl 0\n";
   conf << (options_.persist ? "appendonly yes\nappendfsync everysec\n" : "appendonly no\n");
   if (options_.tls) {
     conf << "port 0\ntls-port " << port_ << "\ntls-cert-file " << certificate_->certificate_file

@@ -42,7 +42,7 @@ def prepare(directory, port, mode="single", replica_of=None, settings=None):
     else:
         lines = ["bind 127.0.0.1", f"dir {os.path.abspath(directory)}", "logfile redis.log",
                  "appendonly yes", "appendfsync everysec", 'save ""', "maxmemory-policy noeviction",
-                 "repl-diskless-sync-delay 0", "enable-debug-command local"]
+                 "repl-diskless-sync-delay 0", "repl-backlog-ttl 0", "enable-debug-command local"]
         if mode == "cluster":
             lines += ["cluster-enabled yes", "cluster-config-file nodes.conf",
                       "cluster-node-timeout 2000", f"cluster-port {free_port()}"]
