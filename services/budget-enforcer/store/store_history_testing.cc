@@ -62,7 +62,7 @@ class History {
   }
 
   int64_t Amount() {
-    switch (Below(12)) {
+    switch (Below(30)) {
       case 0:
         return kMaxHoldNanos;
       case 1:
@@ -100,7 +100,7 @@ class History {
     const int64_t same = Amount();
     for (int64_t n = Below(most + 1); n > 0; --n) {
       BudgetAmount amount{1 + Below(4), kPeriods[OneIn(2) ? 0 : Below(3)]};
-      amount.amount_nanos = grant ? GrantAmount() : OneIn(4) ? Amount() : same;
+      amount.amount_nanos = grant ? GrantAmount() : OneIn(6) ? Amount() : same;
       if (!grant && OneIn(8)) {
         amount.observe = true;
         amount.amount_nanos = 0;
@@ -114,14 +114,15 @@ class History {
   }
 
   int64_t Limit(int64_t most) {
-    return OneIn(20) ? most - Below(2) : OneIn(60) ? most + 1 : OneIn(60) ? -1 : OneIn(3) ? 0 : 1 + Below(40);
+    if (OneIn(40)) return OneIn(2) ? most - Below(2) : OneIn(2) ? most + 1 : -1;
+    return OneIn(4) ? 0 : 1 + Below(OneIn(2) ? 14 : 40);
   }
 
   std::vector<LimitAsk> Limits() {
     std::vector<LimitAsk> limits;
     if (OneIn(3)) return limits;
-    for (int64_t n = Below(3); n > 0; --n) {
-      limits.push_back({1 + Below(3), Limit(kMaxRate), Limit(kMaxRate), Limit(int64_t{1} << 60)});
+    for (int64_t n = 1 + Below(2); n > 0; --n) {
+      limits.push_back({1 + Below(2), Limit(kMaxRate), Limit(kMaxRate), Limit(int64_t{1} << 60)});
     }
     return limits;
   }
@@ -135,7 +136,12 @@ class History {
     if (ids_.size() > 60) ids_.pop_front();
     return id;
   }
-  Uuid SomeId() { return ids_.empty() || OneIn(15) ? NewId() : ids_[Below(ids_.size())]; }
+  Uuid SomeId() {
+    if (ids_.empty() || OneIn(15)) return NewId();
+    // Mostly one of the last few, so that much happens to the same hold.
+    const int64_t back = Below(OneIn(3) ? ids_.size() : std::min<int64_t>(ids_.size(), 4));
+    return ids_[ids_.size() - 1 - back];
+  }
 
   int64_t TimeToLive() {
     if (OneIn(40)) return -Below(2);
@@ -148,8 +154,8 @@ class History {
 
   StoreEvent Event(Storage& storage) {
     const int64_t epoch = OneIn(25) ? Below(epoch_ + 3) : epoch_;
-    if (OneIn(6)) now_ += OneIn(15) ? Below(2 * options_.core.retry_horizon_ms) : Below(3000);
-    const int64_t now = OneIn(20) ? now_ - Below(100'000) : now_;
+    if (OneIn(8)) now_ += OneIn(20) ? Below(2 * options_.core.retry_horizon_ms) : Below(3000);
+    const int64_t now = OneIn(8) ? now_ - Below(OneIn(2) ? 1000 : 100'000) : now_;
     newest_ = std::max(newest_, now);
     switch (Below(22)) {
       case 0:
@@ -162,7 +168,7 @@ class History {
         Reserve reserve;
         reserve.epoch = epoch;
         reserve.now_ms = now;
-        reserve.hold_id = OneIn(3) ? SomeId() : NewId();
+        reserve.hold_id = OneIn(4) ? SomeId() : NewId();
         reserve.fingerprint[31] = static_cast<uint8_t>(OneIn(15) ? 9 : 7);
         reserve.budgets = storage.amounts.emplace_back(Amounts(5, false));
         reserve.limits = storage.limits.emplace_back(Limits());
