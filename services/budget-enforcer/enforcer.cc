@@ -408,13 +408,22 @@ void Enforcer::FailRun(const std::shared_ptr<Run>& run) {
   Org& org = *run->org;
   {
     absl::MutexLock lock(&org.mutex);
-    for (Pending& pending : run->reserves) FailOrAdmitOpen(org, pending, Closed::kStore, run->results);
+    for (Pending& pending : run->reserves) {
+      // Should the hold have been made after all, it ends as soon as the store is back: a Void wins
+      // over its Reserve.
+      if (org.stalled.size() < options_.waiting_max) {
+        Void ends{pending.epoch, absl::ToUnixMillis(clock_->Wall()), pending.hold_id};
+        org.stalled.push_back({ends, {.sink = nullptr, .arrived = clock_->Monotonic()}});
+        Metrics::Get().stalled.Increment();
+      }
+      FailOrAdmitOpen(org, pending, Closed::kStore, run->results);
+    }
     org.retry_stalled_at = clock_->Monotonic() + kRetryStalled;
     for (Run::Other& other : run->others) {
       if (org.stalled.size() < options_.waiting_max) {
         Metrics::Get().stalled.Increment();
         org.stalled.push_back({run->batch.events[other.event], std::move(other)});
-      } else {
+      } else if (other.sink != nullptr) {
         run->results.emplace_back(other.sink, FailedResult(other.sequence, "STORE_UNAVAILABLE",
                                                            "too many operations wait for the hold store"));
       }
@@ -466,7 +475,7 @@ void Enforcer::FinishOther(Org& org, Run& run, size_t index) ABSL_EXCLUSIVE_LOCK
     org.mean_open_ms += (effect.open_ms - org.mean_open_ms) / 8;
   }
   run.freed += effect.credited_nanos;
-  run.results.emplace_back(other.sink, std::move(result));
+  if (other.sink != nullptr) run.results.emplace_back(other.sink, std::move(result));
 }
 
 void Enforcer::FinishRun(const std::shared_ptr<Run>& run) {
@@ -567,8 +576,10 @@ void Enforcer::TickOrg(const OrgPtr& org, absl::Duration now) {
     org->parked.erase(rest, org->parked.end());
     while (!org->stalled.empty() && now - org->stalled.front().other.arrived > kStalledMax) {
       const Run::Other& other = org->stalled.front().other;
-      late.emplace_back(other.sink, FailedResult(other.sequence, "STORE_UNAVAILABLE",
-                                                 "the hold store cannot be reached"));
+      if (other.sink != nullptr) {
+        late.emplace_back(other.sink, FailedResult(other.sequence, "STORE_UNAVAILABLE",
+                                                   "the hold store cannot be reached"));
+      }
       Metrics::Get().stalled.Decrement();
       org->stalled.pop_front();
     }
@@ -667,7 +678,7 @@ void Enforcer::RetryStalled(const OrgPtr& org) {
     while (!org->stalled.empty() && run->others.size() < kRetriedAtOnce) {
       Org::Stalled& stalled = org->stalled.front();
       Metrics::Get().stalled.Decrement();
-      if (!stalled.other.sink->closed()) {
+      if (stalled.other.sink == nullptr || !stalled.other.sink->closed()) {
         stalled.other.event = run->batch.events.size();
         run->batch.events.push_back(std::move(stalled.event));
         run->others.push_back(std::move(stalled.other));

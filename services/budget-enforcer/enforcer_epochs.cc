@@ -294,7 +294,7 @@ void Enforcer::Fence(const OrgPtr& org, int64_t epoch, bool ask_ledger) {
     org->demand.clear();
     org->ask_ledger |= ask_ledger;
     // Lost as soon as it was won, again and again: not in a tight loop.
-    org->open_backoff = now - org->opened_at < absl::Seconds(1)
+    org->open_backoff = now - std::exchange(org->fenced_at, now) < absl::Seconds(1)
                             ? std::clamp(org->open_backoff * 2, options_.first_backoff / 10,
                                          options_.longest_backoff)
                             : absl::ZeroDuration();

@@ -75,7 +75,7 @@ struct Enforcer::Run {
   struct Other {  // not a Reserve
     size_t event = 0;
     uint64_t sequence = 0;
-    std::shared_ptr<ResultSink> sink;
+    std::shared_ptr<ResultSink> sink;  // null: nobody asked
     absl::Duration arrived;
     bool refresh = false;
     bool ends = false;  // Settle or Void
@@ -158,6 +158,7 @@ struct Enforcer::Org {
   absl::Duration takeover_at ABSL_GUARDED_BY(mutex) = -absl::InfiniteDuration();
   absl::Duration takeover_wait ABSL_GUARDED_BY(mutex) = absl::ZeroDuration();
   absl::Duration opened_at ABSL_GUARDED_BY(mutex) = -absl::InfiniteDuration();
+  absl::Duration fenced_at ABSL_GUARDED_BY(mutex) = -absl::InfiniteDuration();
   absl::Duration failed_at ABSL_GUARDED_BY(mutex) = -absl::InfiniteDuration();
   absl::Duration open_again_at ABSL_GUARDED_BY(mutex) = -absl::InfiniteDuration();
   absl::Duration open_backoff ABSL_GUARDED_BY(mutex) = absl::ZeroDuration();

@@ -4,17 +4,14 @@
 #include "gtest/gtest.h"
 
 namespace tollhouse::enforcer {
-namespace {
 
 // NewUuid's time never goes back within a thread, but from one test's clock to the next it does.
-Uuid IdMadeAt(absl::Time wall) {
+Uuid HoldIdMadeAt(absl::Time wall) {
   Uuid id = NewUuid(wall);
   const int64_t ms = absl::ToUnixMillis(wall);
   for (int i = 0; i < 6; ++i) id.bytes[i] = static_cast<uint8_t>(ms >> (40 - 8 * i));
   return id;
 }
-
-}  // namespace
 
 TestSession::TestSession(std::shared_ptr<grpc::Channel> channel, const std::string& edge_id)
     : stub_(v1::EnforcerService::NewStub(channel)), stream_(stub_->Session(&context_)) {
@@ -151,7 +148,7 @@ ledger::v1::BudgetRule EnforcerWorld::Rule(int64_t account_id, const std::string
 v1::Operation EnforcerWorld::Reserve(int64_t nanos, std::vector<int64_t> path) {
   v1::Operation op;
   v1::Reserve* reserve = op.mutable_reserve();
-  reserve->set_hold_id(std::string(IdMadeAt(used_clock_->Wall()).raw()));
+  reserve->set_hold_id(std::string(HoldIdMadeAt(used_clock_->Wall()).raw()));
   reserve->set_fingerprint("f");
   for (int64_t id : path) reserve->add_account_ids(id);
   reserve->set_provider("openai");

@@ -18,6 +18,9 @@
 
 namespace tollhouse::enforcer {
 
+// A new hold id with the time of this clock.
+Uuid HoldIdMadeAt(absl::Time wall);
+
 // One Session stream. Thread-safe.
 class TestSession {
  public:

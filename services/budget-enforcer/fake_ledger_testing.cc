@@ -70,6 +70,17 @@ void FakeLedger::CloseEpoch(int64_t org_id) {
   items_.clear();
 }
 
+void FakeLedger::ReclaimLost(int64_t org_id) {
+  absl::MutexLock lock(&mutex_);
+  for (auto& [key, row] : rows_) {
+    if (rules_[key.first].org_id() != org_id) continue;
+    row.suspense -= row.lost;
+    row.avail += row.lost;
+    row.lost = 0;
+  }
+  Check();
+}
+
 void FakeLedger::OpenForeignEpoch(int64_t org_id) {
   WatchResponse change;
   {
@@ -335,16 +346,19 @@ PostOutcome FakeLedger::Post(const Entry& entry) {
   auto [it, made] = journal_.try_emplace(entry.hold_id(), entry.SerializeAsString());
   if (!made) return POST_OUTCOME_DUPLICATE;
   const int64_t open_epoch = epochs_[entry.account_ids(0)].first;
-  auto item = items_.find(entry.hold_id());
+  std::map<Key, int64_t> items;  // in suspense, to be freed but for what was used
+  if (auto item = items_.find(entry.hold_id()); item != items_.end()) items = item->second.covers;
+  for (const auto& [key, covers] : items) {
+    rows_[key].suspense -= covers;
+    rows_[key].avail += covers;
+  }
   for (const auto& held : entry.budgets()) {
     if (held.observe()) continue;
     Row& row = RowOf(held.budget_id(), held.period());
     const int64_t used = std::min(entry.cost_nanousd(), held.amount_nanousd());
     const int64_t excess = entry.cost_nanousd() - used;
-    if (item != items_.end()) {
-      const int64_t covers = item->second.covers[{held.budget_id(), held.period()}];
-      row.suspense -= covers;
-      row.avail += covers - used;
+    if (items.contains({held.budget_id(), held.period()})) {
+      row.avail -= used;
     } else if (entry.epoch() == open_epoch) {
       row.leased -= used;
     } else {

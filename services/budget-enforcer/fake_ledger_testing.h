@@ -31,6 +31,8 @@ class FakeLedger final
   // Adds or changes a budget and publishes it; returns when all watchers have acknowledged.
   void SetBudget(const ledger::v1::BudgetRule& rule, int64_t cap);
   void SetLimits(const ledger::v1::AccountLimits& limits);
+  // Every edge has announced what it had open under closed epochs: the rest of their lease is free again.
+  void ReclaimLost(int64_t org_id);
   // Registers an epoch for somebody else and publishes it.
   void OpenForeignEpoch(int64_t org_id);
   void SetFault(Fault fault);
