@@ -76,6 +76,11 @@ common::v1::Dialect DialectOfHead(const RequestHead& head) {
       (path.find(':') != std::string_view::npos && !TargetOf(head).version.empty())) {
     return common::v1::DIALECT_GEMINI;
   }
+  // Paths that Google's newer SDKs share with others.
+  if (head.headers.Find("x-goog-api-key") &&
+      (path.starts_with("/v1/models") || path.starts_with("/v1/cachedContents"))) {
+    return common::v1::DIALECT_GEMINI;
+  }
   return head.headers.Find("anthropic-version") ? common::v1::DIALECT_ANTHROPIC
                                                 : common::v1::DIALECT_OPENAI;
 }

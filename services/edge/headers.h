@@ -17,7 +17,8 @@ std::string_view KeyOf(const RequestHead& head);
 // The `key` parameter of a target's query, as Google's clients may send it; "" if there is none.
 std::string_view KeyInQuery(std::string_view target);
 
-// The dialect that a path alone does not tell: an anthropic-version header says Anthropic.
+// The dialect that a path alone does not tell: an anthropic-version header says Anthropic, on the
+// path of models an x-goog-api-key Gemini.
 common::v1::Dialect DialectOfHead(const RequestHead& head);
 
 // What to ask the provider for: the encodings that the caller accepts and the meter can read;

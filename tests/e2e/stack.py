@@ -200,7 +200,8 @@ class Tollhoused(Child):
 
 
 class Stack:
-    """tollhoused with the simulated provider behind it as `sim` (OpenAI) and `simant` (Anthropic)."""
+    """tollhoused with the simulated provider behind it as `sim` (OpenAI), `simant` (Anthropic) and
+    `simgem` (Gemini)."""
 
     def __init__(self, directory, *arguments):
         self.directory = pathlib.Path(directory)
@@ -213,6 +214,7 @@ class Stack:
         self.house.start()
         self.add_provider("sim", "openai", self.sim.url + "/v1")
         self.add_provider("simant", "anthropic", self.sim.url)
+        self.add_provider("simgem", "gemini", self.sim.url)
         return self
 
     def add_provider(self, name, dialect, base_url, *arguments):

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <array>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "libs/base/strings.h"
 #include "tools/simprovider/json_text.h"
 
@@ -31,8 +33,8 @@ Usage Answer::UsageAfter(int64_t done) const {
 }
 
 std::string Answer::Piece(int64_t from, int64_t to) const {
-  if (tool.has_value()) {
-    const std::string& text = tool->arguments;
+  if (tool.has_value() || !json_text.empty()) {
+    const std::string& text = tool.has_value() ? tool->arguments : json_text;
     const auto boundary = [&](int64_t chunk) {
       size_t at = text.size() * static_cast<size_t>(chunk) / static_cast<size_t>(chunks);
       while (at < text.size() && IsContinuation(text[at])) ++at;
@@ -63,7 +65,10 @@ Answer PlanAnswer(const ChatRequest& request, const Script& script, int64_t body
   answer.show_usage = request.include_usage && script.fault != Fault::kNoUsage;
 
   const int64_t cap = request.max_tokens.value_or(kUndeclaredMaxTokens);
-  const int64_t output = script.output_exact ? script.output : std::min(script.output, cap);
+  answer.vectors = request.vectors;
+  answer.json_stream = request.json_stream;
+  answer.json_text = request.json_text;
+  const int64_t output = request.vectors > 0 ? 0 : script.output_exact ? script.output : std::min(script.output, cap);
   answer.reasoning = std::min(script.reasoning, output);
   answer.visible = output - answer.reasoning;
   if (!script.tool.empty()) {
@@ -78,7 +83,9 @@ Answer PlanAnswer(const ChatRequest& request, const Script& script, int64_t body
                   : script.output > output ? Finish::kLength
                                            : Finish::kStop;
   answer.chunks = script.chunks == 0 ? answer.visible : std::min(script.chunks, answer.visible);
-  if (answer.tool.has_value()) answer.chunks = std::max<int64_t>(1, answer.chunks);
+  if (answer.tool.has_value() || !answer.json_text.empty()) {
+    answer.chunks = std::max<int64_t>(1, answer.chunks);
+  }
   if (script.fault == Fault::kGigantic) {
     answer.filler_bytes = script.size_mb << 20;
     answer.chunks = std::max<int64_t>(1, answer.chunks);
@@ -96,7 +103,27 @@ Answer PlanAnswer(const ChatRequest& request, const Script& script, int64_t body
   }
   usage.output = answer.n * output;
   usage.reasoning = answer.n * answer.reasoning;
+  usage.searches = script.searches;
   return answer;
+}
+
+absl::StatusOr<simdjson::dom::object> ParseObject(const HttpRequest& request,
+                                                  simdjson::dom::parser* parser) {
+  simdjson::dom::object root;
+  simdjson::dom::element parsed;
+  if (parser->parse(request.body).get(parsed) != simdjson::SUCCESS ||
+      parsed.get(root) != simdjson::SUCCESS) {
+    return absl::InvalidArgumentError("We could not parse the JSON body of your request.");
+  }
+  return root;
+}
+
+std::string Vector(int64_t index) {
+  std::string out = "[";
+  for (int64_t i = 0; i < 8; ++i) {
+    absl::StrAppend(&out, i > 0 ? "," : "", "0.0", index % 10, i + 1);
+  }
+  return out + "]";
 }
 
 std::string_view BearerKey(std::string_view authorization) {
@@ -113,8 +140,9 @@ std::string SampleArguments(const simdjson::dom::element& schema) {
   if (schema["enum"].get(options) == simdjson::SUCCESS && options.size() > 0) {
     return simdjson::minify(options.at(0));
   }
-  std::string_view type;
-  if (schema["type"].get(type) != simdjson::SUCCESS) type = "object";
+  std::string_view stated = "object";
+  if (schema["type"].get(stated) != simdjson::SUCCESS) stated = "object";
+  const std::string type = absl::AsciiStrToLower(Absl(stated));  // Gemini's are in capitals
   if (type == "string") return "\"sample\"";
   if (type == "integer" || type == "number") return "1";
   if (type == "boolean") return "true";

@@ -25,12 +25,13 @@ struct HttpRequest {
   std::string query;
   std::string authorization;
   std::string x_api_key;
+  std::string x_goog_api_key;
   std::string anthropic_version;
   std::string hold_id;
   std::string body;
 };
 
-enum class Endpoint { kNone, kChat, kModels, kCountTokens };
+enum class Endpoint { kNone, kChat, kModels, kCountTokens, kStored, kFree };
 
 struct Tool {
   std::string name;
@@ -50,6 +51,9 @@ struct ChatRequest {
   // Filled only when a directive asks for a tool and the last message is the user's: otherwise a
   // tool's result would be answered with the same call for ever.
   std::vector<Tool> tools;
+  int64_t vectors = 0;        // embeddings: how many are asked for; no text is generated
+  bool json_stream = false;   // a stream is one JSON array (Gemini without alt=sse)
+  std::string json_text;      // structured output: what the text is to be, by the given schema
 };
 
 enum class Finish { kStop, kLength, kTool };
@@ -67,6 +71,9 @@ struct Answer {
   bool thinking = false;
   Finish finish = Finish::kStop;
   std::optional<Tool> tool;
+  int64_t vectors = 0;
+  bool json_stream = false;
+  std::string json_text;
   int64_t filler_bytes = 0;  // appended to the text (the gigantic answer)
   Usage usage;               // when everything is generated
 
@@ -108,10 +115,27 @@ class Dialect {
   virtual std::string StreamChunk(const Answer& answer, int64_t chunk) const = 0;
   virtual std::string StreamTail(const Answer& answer) const = 0;
   virtual std::string StreamError(int64_t seq) const = 0;
+  virtual std::string_view stream_type(const Answer&) const {
+    return "text/event-stream; charset=utf-8";
+  }
+  // The body for kStored and kFree; "" for 404.
+  virtual std::string Stored(const HttpRequest&) const { return ""; }
 };
 
 std::unique_ptr<Dialect> MakeOpenAi();
 std::unique_ptr<Dialect> MakeAnthropic();
+std::unique_ptr<Dialect> MakeResponses();
+std::unique_ptr<Dialect> MakeCompletions();
+std::unique_ptr<Dialect> MakeEmbeddings();
+std::unique_ptr<Dialect> MakeGemini();
+
+// What OpenAI's endpoints share.
+std::string OpenAiError(int status, std::string_view message, std::string_view code);
+// The body as an object; the message of OpenAI's 400 otherwise.
+absl::StatusOr<simdjson::dom::object> ParseObject(const HttpRequest& request,
+                                                  simdjson::dom::parser* parser);
+// [0.0,0.001,...] of 8 numbers that depend on `index`.
+std::string Vector(int64_t index);
 
 // Helpers that dialects share.
 

@@ -47,7 +47,7 @@ void AppendUsage(const Usage& usage, std::string* out) {
                   ",\"cache_write_5m_tokens\":", usage.cache_write_5m,
                   ",\"cache_write_1h_tokens\":", usage.cache_write_1h,
                   ",\"output_tokens\":", usage.output, ",\"reasoning_tokens\":", usage.reasoning,
-                  "}");
+                  ",\"web_searches\":", usage.searches, "}");
 }
 
 std::string_view Bool(bool value) { return value ? "true" : "false"; }
@@ -62,6 +62,7 @@ NanoUsd Cost(const TokenPrices& prices, const Usage& usage) {
   sum += static_cast<__int128>(usage.cache_write_5m) * prices.cache_write_5m;
   sum += static_cast<__int128>(usage.cache_write_1h) * prices.cache_write_1h;
   sum += static_cast<__int128>(usage.output) * prices.output;
+  sum += static_cast<__int128>(usage.searches) * kSearchNanos * kMillion;
   const __int128 nanos = (sum + kMillion - 1) / kMillion;
   // Prices and token counts are bounded where they enter, so that this cannot happen.
   if (nanos < 0 || nanos > std::numeric_limits<int64_t>::max()) std::abort();
@@ -73,7 +74,9 @@ PriceTable PriceTable::Default() {
   for (const std::string_view price :
        {"gpt-4o-mini=0.15,0.6,0.075", "gpt-4o=2.5,10,1.25", "gpt-5-mini=0.25,2,0.025",
         "claude-sonnet-4-5=3,15,0.3,3.75,6", "claude-sonnet-4-5@200000=6,22.5,0.6,7.5,12",
-        "claude-haiku-4-5=1,5,0.1,1.25,2"}) {
+        "claude-haiku-4-5=1,5,0.1,1.25,2",
+        "gpt-3.5-turbo-instruct=1.5,2", "text-embedding-3-small=0.02,0",
+        "gemini-2.5-flash=0.3,2.5,0.03", "gemini-embedding-001=0.15,0"}) {
     if (!table.Add(price).ok()) std::abort();
   }
   return table;
@@ -180,6 +183,7 @@ void Meter::Bill(const std::shared_ptr<Record>& record, const Usage& usage) {
   usage_.cache_write_1h += usage.cache_write_1h - old.cache_write_1h;
   usage_.output += usage.output - old.output;
   usage_.reasoning += usage.reasoning - old.reasoning;
+  usage_.searches += usage.searches - old.searches;
   record->usage = usage;
   const NanoUsd cost = record->prices == nullptr ? NanoUsd() : Cost(*record->prices, usage);
   total_ += cost - record->cost;

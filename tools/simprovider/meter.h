@@ -26,6 +26,7 @@ struct Usage {
   int64_t cache_write_1h = 0;
   int64_t output = 0;
   int64_t reasoning = 0;
+  int64_t searches = 0;  // web searches, billed by the call
 
   int64_t uncached() const { return input - cached - cache_write_5m - cache_write_1h; }
   friend bool operator==(const Usage&, const Usage&) = default;
@@ -42,7 +43,10 @@ struct TokenPrices {
   friend bool operator==(const TokenPrices&, const TokenPrices&) = default;
 };
 
-// ceil(sum(tokens * price) / 10^6), rounded once.
+// What a web search costs by itself, $0.035, whatever the model.
+inline constexpr int64_t kSearchNanos = 35'000'000;
+
+// ceil(sum(tokens * price) / 10^6) + searches, rounded once.
 NanoUsd Cost(const TokenPrices& prices, const Usage& usage);
 
 // Prices by model name. Immutable once serving.

@@ -68,7 +68,7 @@ class OpenAi : public Dialect {
   Endpoint Match(const HttpRequest& request) const override {
     if (request.method == "POST" && request.path == "/v1/chat/completions") return Endpoint::kChat;
     if (request.method == "GET" && request.path == "/v1/models" &&
-        request.anthropic_version.empty()) {
+        request.anthropic_version.empty() && request.x_goog_api_key.empty()) {
       return Endpoint::kModels;
     }
     return Endpoint::kNone;
@@ -173,19 +173,8 @@ class OpenAi : public Dialect {
   }
 
   std::string Error(int status, std::string_view message, std::string_view code,
-                    int64_t seq) const override {
-    std::string_view type = "invalid_request_error";
-    if (status == 429) {
-      type = "requests";
-      if (code.empty()) code = "rate_limit_exceeded";
-    } else if (status == 401) {
-      code = "invalid_api_key";
-    } else if (status >= 500) {
-      type = "server_error";
-    }
-    return absl::StrCat("{\"error\":{\"message\":", JsonString(message), ",\"type\":\"", Absl(type),
-                        "\",\"param\":null,\"code\":", code.empty() ? "null" : JsonString(code),
-                        "}}");
+                    int64_t) const override {
+    return OpenAiError(status, message, code);
   }
 
   std::string Models(const std::vector<std::string>& models) const override {
@@ -285,6 +274,21 @@ class OpenAi : public Dialect {
 };
 
 }  // namespace
+
+std::string OpenAiError(int status, std::string_view message, std::string_view code) {
+  std::string_view type = "invalid_request_error";
+  if (status == 429) {
+    type = "requests";
+    if (code.empty()) code = "rate_limit_exceeded";
+  } else if (status == 401) {
+    code = "invalid_api_key";
+  } else if (status >= 500) {
+    type = "server_error";
+  }
+  return absl::StrCat("{\"error\":{\"message\":", JsonString(message), ",\"type\":\"", Absl(type),
+                      "\",\"param\":null,\"code\":", code.empty() ? "null" : JsonString(code),
+                      "}}");
+}
 
 std::unique_ptr<Dialect> MakeOpenAi() { return std::make_unique<OpenAi>(); }
 

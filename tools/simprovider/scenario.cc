@@ -74,6 +74,8 @@ absl::Status ApplyOne(std::string_view key, std::string_view value, Script* scri
     script->cached = number;
   } else if (key == "cache_write") {
     script->cache_write_5m = number;
+  } else if (key == "searches") {
+    script->searches = number;
   } else if (key == "cache_write_1h") {
     script->cache_write_1h = number;
   } else if (key == "reasoning") {

@@ -41,6 +41,7 @@ struct Script {
   int64_t cached = 0;
   int64_t cache_write_5m = 0;
   int64_t cache_write_1h = 0;
+  int64_t searches = 0;
   int64_t reasoning = 0;  // part of output
   std::string tool;       // "any" or a name among the request's tools
   Fault fault = Fault::kNone;

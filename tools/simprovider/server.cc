@@ -139,6 +139,7 @@ class Connection : public Wire {
     if (question != std::string_view::npos) request.query = target.substr(question + 1);
     request.authorization = std::string(message[http::field::authorization]);
     request.x_api_key = std::string(message["x-api-key"]);
+    request.x_goog_api_key = std::string(message["x-goog-api-key"]);
     request.anthropic_version = std::string(message["anthropic-version"]);
     request.hold_id = std::string(message["x-tollhouse-hold-id"]);
     request.body = std::move(message.body());

@@ -98,6 +98,10 @@ Service::Service(ServiceOptions options, const Clock* clock)
       random_(options_.seed) {
   dialects_.push_back(MakeOpenAi());
   dialects_.push_back(MakeAnthropic());
+  dialects_.push_back(MakeResponses());
+  dialects_.push_back(MakeCompletions());
+  dialects_.push_back(MakeEmbeddings());
+  dialects_.push_back(MakeGemini());
 }
 
 awaitable<bool> Service::Handle(const HttpRequest& request, Wire& wire) {
@@ -171,8 +175,8 @@ awaitable<bool> Service::Provider(const HttpRequest& request, Wire& wire) {
     dialect = candidate.get();
     if (endpoint != Endpoint::kNone) break;
   }
-  if (endpoint == Endpoint::kNone && request.anthropic_version.empty()) {
-    dialect = dialects_.front().get();
+  if (endpoint == Endpoint::kNone && !request.path.starts_with("/v1beta/")) {
+    dialect = dialects_[request.anthropic_version.empty() ? 0 : 1].get();
   }
   const std::string_view key = dialect->PresentedKey(request);
   const std::shared_ptr<Record> record =
@@ -209,6 +213,11 @@ std::optional<std::string> Service::Prepare(const HttpRequest& request, Endpoint
   if (endpoint == Endpoint::kModels) {
     return succeed(
         dialect.Models(options_.models.empty() ? meter_.prices().Models() : options_.models));
+  }
+  if (endpoint == Endpoint::kStored || endpoint == Endpoint::kFree) {
+    const std::string stored = dialect.Stored(request);
+    if (stored.empty()) return refuse(404, "No such object.", "not_found");
+    return succeed(stored);
   }
   const absl::StatusOr<ChatRequest> chat = dialect.ParseChat(request, endpoint, &parser_);
   if (!chat.ok()) return refuse(400, Std(chat.status().message()));
@@ -357,7 +366,7 @@ awaitable<bool> Service::AnswerStream(Call& call) {
     return false;
   };
 
-  std::string out = Head(200, "text/event-stream; charset=utf-8", headers);
+  std::string out = Head(200, call.dialect.stream_type(answer), headers);
   frame(call.dialect.StreamHead(answer), false, &out);
   Bill(call, answer.UsageAfter(0));
   call.record->status = 200;

@@ -8,7 +8,7 @@ namespace {
 
 bool IsMediaType(std::string_view type) {
   return type == "image_url" || type == "image" || type == "input_audio" || type == "document" ||
-         type == "file";
+         type == "file" || type == "input_image" || type == "input_file";
 }
 
 }  // namespace
@@ -25,6 +25,10 @@ void AddPrompt(const simdjson::dom::element& value, PromptSize* size) {
       const simdjson::dom::object object = value;
       std::string_view type;
       if (object["type"].get(type) == simdjson::SUCCESS && IsMediaType(type)) {
+        ++size->media;
+        break;
+      }
+      if (object["inlineData"].is_object() || object["fileData"].is_object()) {  // Gemini's
         ++size->media;
         break;
       }

@@ -11,7 +11,9 @@ namespace tollhouse::simprovider {
 struct PromptSize {
   int64_t text_bytes = 0;  // UTF-8 bytes of every string value, keys not counted
   int64_t messages = 0;
-  int64_t media = 0;  // image_url, image, input_audio, document, file parts, whatever their size
+  // image_url, input_image, image, input_audio, document, file and input_file parts, Gemini's
+  // inlineData and fileData, whatever their size.
+  int64_t media = 0;
 };
 
 inline constexpr int64_t kTokensPerMedia = 85;

@@ -243,6 +243,7 @@ std::unique_ptr<AnswerReader> ReaderFor(Endpoint endpoint, const MeterOptions& o
     case Endpoint::kCompletions:
       return NewChatAnswerReader(options);
     case Endpoint::kResponses:
+    case Endpoint::kConversations:
       return NewResponsesAnswerReader(options);
     case Endpoint::kEmbeddings:
     case Endpoint::kEmbedContent:

@@ -819,7 +819,8 @@ std::optional<int64_t> Number(Json object, std::string_view key) {
 
 struct Sum {
   int64_t input = 0, cached = 0, written = 0, w5 = 0, w1h = 0, output = 0, reasoning = 0,
-          searches = 0, audio = 0, tool_use = 0, image_output = 0;
+          searches = 0, audio = 0, tool_use = 0, image_output = 0, file_searches = 0,
+          code_sessions = 0;
   void Add(const common::v1::Usage& u) {
     cached += u.cache_read_tokens() + u.audio_cache_read_tokens();
     w5 += u.cache_write_5m_tokens();
@@ -831,6 +832,8 @@ struct Sum {
     output += u.output_tokens() + u.audio_output_tokens() + u.image_output_tokens();
     reasoning += u.reasoning_tokens();
     searches += u.web_search_calls();
+    file_searches += u.file_search_calls();
+    code_sessions += u.code_sessions();
     tool_use += u.tool_use_input_tokens();
     image_output += u.image_output_tokens();
     audio += u.audio_input_tokens() + u.audio_cache_read_tokens();
@@ -847,6 +850,26 @@ const std::map<std::string_view, Endpoint> kEndpoints = {
     {"gemini.generateContent", Endpoint::kStreamGenerateContent},
     {"gemini.embedContent", Endpoint::kBatchEmbedContents},
 };
+
+// The same body in every encoding: passed as it is and metered alike.
+void CheckEncodings(Endpoint endpoint, bool sse, const std::string& body, const Outcome& plain,
+                    std::mt19937_64& random) {
+  const std::pair<const char*, std::string> encoded[] = {{"gzip", Gzip(body)},
+                                                         {"deflate", Gzip(body, 15)},
+                                                         {"br", Brotli(body)},
+                                                         {"zstd", Zstd(body)}};
+  for (const auto& [name, bytes] : encoded) {
+    MeterOptions options;
+    options.content_encoding = name;
+    for (const size_t longest : {bytes.size(), size_t{1}, bytes.size() / 3 + 1}) {
+      const Outcome outcome =
+          Replay(endpoint, sse, options, bytes, [&] { return 1 + random() % longest; });
+      EXPECT_EQ(Lines(outcome.result), Lines(plain.result)) << name;
+      EXPECT_EQ(outcome.result.complete, plain.result.complete) << name;
+      EXPECT_TRUE(outcome.downstream == bytes) << name;
+    }
+  }
+}
 
 // Answers of testdata/answers, each with an ID.expect.json beside it that says what it costs, and
 // of a further folder of that form named by TOLLHOUSE_FIXTURES.
@@ -881,6 +904,7 @@ void CheckAnswersOf(const std::string& folder, std::mt19937_64& random) {
     const bool sse = sidecar["stream"].get_bool().value_unsafe();
     const Outcome outcome = ReplayEveryWay(endpoint, sse, options, body, random);
     EXPECT_TRUE(outcome.downstream == body);
+    if (options.content_encoding.empty()) CheckEncodings(endpoint, sse, body, outcome, random);
     const MeterResult& r = outcome.result;
     const Json expect = sidecar["expect"].value_unsafe();
     ++checked;
@@ -939,6 +963,12 @@ void CheckAnswersOf(const std::string& folder, std::mt19937_64& random) {
     if (const auto n = Number(expect, "image_output_tokens")) {
       EXPECT_EQ(all.image_output, *n);
     }
+    if (const auto n = Number(expect, "file_search_calls")) {
+      EXPECT_EQ(all.file_searches, *n);
+    }
+    if (const auto n = Number(expect, "code_sessions")) {
+      EXPECT_EQ(all.code_sessions, *n);
+    }
     std::string_view ambiguity;
     EXPECT_EQ(r.ambiguous, expect["ambiguous"].get(ambiguity) == simdjson::SUCCESS);
     if (const auto n = Number(expect, "audio_input_tokens")) {
@@ -962,6 +992,45 @@ void CheckAnswersOf(const std::string& folder, std::mt19937_64& random) {
   std::printf("checked %d answers of %zu APIs of %s\n", checked, checked_apis.size(),
               folder.c_str());
   EXPECT_GT(checked, 0);
+}
+
+TEST_F(MeterTest, ArrayElementsLeaveWholeAndAnErrorEndsTheArray) {
+  const std::string first = R"({"candidates":[{"content":{"parts":[{"text":"a]}\"b"}]}}]})";
+  for (const bool second : {false, true}) {
+    auto meter = NewResponseMeter(Endpoint::kStreamGenerateContent, false);
+    std::string out;
+    EXPECT_EQ(meter->ErrorEnd("data: {\"error\":1}\n\n"), "[{\"error\":1}]\n");
+    meter->Feed(" [", &out);
+    EXPECT_EQ(out, " ");
+    if (second) meter->Feed(first + "\n,", &out);
+    meter->Feed(R"({"half)", &out);
+    EXPECT_EQ(out, second ? " [" + first : " ");
+    EXPECT_TRUE(meter->at_event_boundary());
+    EXPECT_EQ(meter->ErrorEnd("data: {\"error\":1}\n\n"),
+              second ? ",\n{\"error\":1}]\n" : "[{\"error\":1}]\n");
+    std::string rest;
+    meter->Finish(&rest);
+    EXPECT_EQ(rest, second ? "\n,{\"half" : "[{\"half");
+  }
+}
+
+TEST_F(MeterTest, AGiganticElementPassesAndTheNextIsMetered) {
+  const std::string last =
+      R"({"candidates":[{"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":5}})";
+  const std::string body =
+      absl::StrCat("[{\"text\":\"", std::string(3 << 20, 'x'), "\"},", last, "]");
+  const Outcome outcome = Replay(Endpoint::kStreamGenerateContent, false,
+                                 {.event_bytes_max = 2 << 20}, body, [] { return 50'000; });
+  EXPECT_TRUE(outcome.downstream == body);
+  EXPECT_TRUE(outcome.result.unmetered);
+  ASSERT_EQ(outcome.result.usage.size(), 1);
+  EXPECT_EQ(outcome.result.usage[0].usage().input_tokens_uncached(), 5);
+}
+
+TEST_F(MeterTest, ResponsesAreRememberedByTheirId) {
+  EXPECT_EQ(Run(Endpoint::kResponses, R"({"id":"resp_9","status":"completed","output":[]})")
+                .result.object_id,
+            "resp_9");
 }
 
 TEST_F(MeterTest, AnswersInFilesCostWhatTheirSidecarsSay) {
