@@ -49,7 +49,7 @@ class ClusterStack(Stack):
     def edge(self):
         return self.edges[0]
 
-    def log_ends(self, lines=15):
+    def log_ends(self, lines=8):
         yield "simprovider", self.sim.tail(lines)
         for name in self.cluster.names():
             text = self.cluster.log(name).read_text(errors="replace")

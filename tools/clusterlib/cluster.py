@@ -395,7 +395,7 @@ class Cluster:
             settings["key_encryption_key_file"] = str(self.directory / "kek")
         if service == "enforcer":
             settings["enforcer_id"] = name
-            if options["redis"] == "later":
+            if options["redis"] != "none":
                 settings["redis"] = redis.uri([self._port_for(name, n) for n in self.names("redis")],
                                               options["redis"])
         if service == "edge":
