@@ -7,8 +7,7 @@ import pathlib
 from clusterlib.cluster import Cluster
 from stack import SimProvider, Stack, Tollctl
 
-ONE_OF_EACH = {"redis_mode": "none", "postgres_mode": "none"}
-TWO_OF_EACH = {"edges": 2, **ONE_OF_EACH}
+TWO_OF_EACH = {"edges": 2, "enforcers": 2, "ledgers": 1, "routers": 2, "vaults": 2}
 
 
 class ClusterStack(Stack):
@@ -19,7 +18,7 @@ class ClusterStack(Stack):
         self.directory.mkdir(exist_ok=True)
         self.sim = SimProvider(self.directory)
         self.cluster = Cluster(self.directory / "c")
-        self.options = {**ONE_OF_EACH, **options}
+        self.options = options
         self.names = 0
 
     def start(self):

@@ -31,9 +31,9 @@ def parse(argv):
     up = add("up", "start everything; returns when all are ready")
     for what in ("edges", "enforcers", "ledgers", "routers", "vaults"):
         up.add_argument("--" + what, type=int, default=1, metavar="N")
-    up.add_argument("--redis", choices=("single", "replica", "cluster", "none"), default="none",
+    up.add_argument("--redis", choices=("single", "replica", "cluster", "none"), default="single",
                     help="none: holds in the enforcer's memory")
-    up.add_argument("--postgres", choices=("single", "standby", "none"), default="none",
+    up.add_argument("--postgres", choices=("single", "standby", "none"), default="single",
                     help="standby: a synchronous one besides; none: SQLite")
     up.add_argument("--gates", action="store_true",
                     help="put a gate between every two processes; see the command gate")
