@@ -26,7 +26,9 @@ grpc::Status Draining() {
 
 // --- the batch stream ----------------------------------------------------------------------------
 class SessionService::Impl final
-    : public v1::EnforcerService::CallbackService {
+    : public v1::EnforcerService::WithCallbackMethod_Session<
+          v1::EnforcerService::WithCallbackMethod_Reserve<v1::EnforcerService::WithCallbackMethod_Settle<
+              v1::EnforcerService::WithCallbackMethod_Void<v1::EnforcerService::Service>>>> {
  public:
   explicit Impl(Enforcer* enforcer) : enforcer_(enforcer) {}
 
@@ -61,6 +63,12 @@ class SessionService::Impl final
   grpc::ServerUnaryReactor* Void(grpc::CallbackServerContext* context, const v1::OperationBatch* request,
                                  v1::ResultBatch* response) override {
     return Unary(context, request, response, {v1::Operation::kVoid, v1::Operation::kAcknowledge});
+  }
+  grpc::Status ReadBudgetHolds(grpc::ServerContext*, const v1::ReadBudgetHoldsRequest* request,
+                               v1::GetBudgetHoldsResponse* response) override {
+    const std::vector<int64_t> ids(request->budget_ids().begin(), request->budget_ids().end());
+    for (auto& held : enforcer_->BudgetHolds(ids)) *response->add_held() = std::move(held);
+    return grpc::Status::OK;
   }
 
   void Shutdown() {

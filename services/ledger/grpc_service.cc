@@ -3,6 +3,7 @@
 #include <deque>
 
 #include "libs/base/error.h"
+#include "libs/base/status_macros.h"
 #include "libs/obs/log.h"
 #include "libs/rpc/status.h"
 #include "libs/rpc/watch_hub.h"
@@ -171,6 +172,11 @@ class LedgerServiceImpl final : public Base {
     return Reply(store_->ResolveAccount(*request), response);
   }
 
+  grpc::Status GetBudgets(grpc::ServerContext*, const v1::GetBudgetsRequest* request,
+                          v1::GetBudgetsResponse* response) override {
+    return Reply(BudgetsOnPath(request->account_id()), response);
+  }
+
   grpc::Status CreateKeyAccount(grpc::ServerContext*, const v1::CreateKeyAccountRequest* request,
                                 v1::CreateKeyAccountResponse* response) override {
     int64_t version = 0;
@@ -243,6 +249,23 @@ class LedgerServiceImpl final : public Base {
   static grpc::Status Reply(absl::StatusOr<Response> answer, Response* response) {
     if (answer.ok()) *response = *std::move(answer);
     return Reply(answer.status());
+  }
+
+  absl::StatusOr<v1::GetBudgetsResponse> BudgetsOnPath(int64_t account_id) {
+    v1::ResolveAccountRequest resolve;
+    resolve.set_account_id(account_id);
+    TH_ASSIGN_OR_RETURN(const v1::ResolveAccountResponse account, store_->ResolveAccount(resolve));
+    v1::GetBudgetsResponse answer;
+    for (const v1::AccountView& view : account.chain()) {
+      v1::ListBudgetsRequest list;
+      list.set_path(view.path());
+      TH_ASSIGN_OR_RETURN(v1::ListBudgetsResponse own, store_->ListBudgets(list));
+      for (v1::Budget& budget : *own.mutable_budgets()) {
+        // A template is not a budget, it makes them.
+        if (budget.for_each().empty()) *answer.add_budgets() = std::move(budget);
+      }
+    }
+    return answer;
   }
 
   Store* const store_;
