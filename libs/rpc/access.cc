@@ -52,6 +52,9 @@ constexpr Row kRows[] = {
     {kVault, "Watch", "edge"},
     {kVault, "LookupKeys", "edge"},
     {kVault, "GetCredential", "edge"},
+    {kVault, "ReadTokens", "ledger"},
+    {kVault, "ReadTokens", "router"},
+    {kVault, "ReadTokens", "enforcer"},
     {"grpc.health.v1.Health", "", "*"},
 };
 

@@ -70,14 +70,23 @@ void Authenticator::SetTokens(const std::vector<AdminToken>& tokens) {
   for (const AdminToken& token : tokens) fresh[token.hash] = token;
   absl::MutexLock lock(&mutex_);
   tokens_ = std::move(fresh);
+  forgotten_ = false;
+}
+
+void Authenticator::ForgetTokens() {
+  absl::MutexLock lock(&mutex_);
+  tokens_.clear();
+  forgotten_ = true;
 }
 
 absl::StatusOr<Caller> Authenticator::Identify(const grpc::ServerContextBase& context) const {
   constexpr std::string_view kBearer = "Bearer ";
+  bool given = false;
   const auto [begin, end] = context.client_metadata().equal_range("authorization");
   for (auto it = begin; it != end; ++it) {
     const std::string_view value(it->second.data(), it->second.size());
     if (value.substr(0, kBearer.size()) != kBearer) continue;
+    given = true;
     const std::string hash = HashOfToken(value.substr(kBearer.size()));
     if (crypto::ConstantTimeEqual(hash, root_hash_)) {
       Caller root;
@@ -86,6 +95,10 @@ absl::StatusOr<Caller> Authenticator::Identify(const grpc::ServerContextBase& co
       return root;
     }
     absl::MutexLock lock(&mutex_);
+    if (forgotten_) {
+      return MakeError(absl::StatusCode::kUnavailable, "TOKENS_UNKNOWN",
+                       "the vault cannot be reached, so nobody knows whether this token still counts");
+    }
     const auto found = tokens_.find(hash);
     if (found == tokens_.end()) continue;
     if (clock_->Wall() >= found->second.expires_at) {
@@ -93,7 +106,7 @@ absl::StatusOr<Caller> Authenticator::Identify(const grpc::ServerContextBase& co
     }
     return found->second.caller;
   }
-  return BadToken("this needs an admin token; pass --token-file or set TOLLHOUSE_TOKEN_FILE");
+  return BadToken(given ? "nobody here knows this token" : "this needs an admin token");
 }
 
 }  // namespace tollhouse::rpc

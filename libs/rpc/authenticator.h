@@ -50,8 +50,11 @@ class Authenticator {
 
   // Replaces the tokens besides the first one.
   void SetTokens(const std::vector<AdminToken>& tokens);
+  // Nobody knows which they are any more.
+  void ForgetTokens();
 
-  // UNAUTHENTICATED (BAD_TOKEN) unless the call carries a token that is known and not expired.
+  // UNAUTHENTICATED (BAD_TOKEN) unless the call carries a token that is known and not expired;
+  // UNAVAILABLE (TOKENS_UNKNOWN) for any but the first one after ForgetTokens.
   absl::StatusOr<Caller> Identify(const grpc::ServerContextBase& context) const;
 
  private:
@@ -59,6 +62,7 @@ class Authenticator {
   const std::string root_hash_;
   mutable absl::Mutex mutex_;
   absl::flat_hash_map<std::string, AdminToken> tokens_ ABSL_GUARDED_BY(mutex_);
+  bool forgotten_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace tollhouse::rpc

@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "libs/base/error.h"
+#include "libs/rpc/token_source.h"
 #include "libs/testing/fake_clock.h"
 #include "libs/testing/temp_dir.h"
 
@@ -64,6 +65,30 @@ TEST(AuthenticatorTest, KnowsTokensOfOthersUntilTheyExpireOrGo) {
   EXPECT_TRUE(CheckWith(authenticator, "Bearer toll-admin-lead").ok());
   authenticator.SetTokens({});
   EXPECT_EQ(ReasonOf(CheckWith(authenticator, "Bearer toll-admin-lead")), "BAD_TOKEN");
+}
+
+TEST(TokenSourceTest, FollowsItsSourceAndForgetsWhenThatIsAwayTooLong) {
+  testing::FakeClock clock;
+  Authenticator authenticator("correct-horse-battery", &clock);
+  AdminToken lead;
+  lead.hash = HashOfToken("toll-admin-lead");
+  lead.caller.role = common::v1::ROLE_VIEWER;
+  absl::StatusOr<std::vector<AdminToken>> stored = std::vector<AdminToken>{lead};
+  TokenSource source([&] { return stored; }, &authenticator, {.clock = &clock});
+  const auto check = [&] { return ReasonOf(CheckWith(authenticator, "Bearer toll-admin-lead")); };
+  source.Refresh();
+  EXPECT_EQ(check(), "");
+  stored = absl::UnavailableError("away");
+  clock.Advance(absl::Seconds(30));
+  source.Refresh();
+  EXPECT_EQ(check(), "");
+  clock.Advance(absl::Seconds(1));
+  source.Refresh();
+  EXPECT_EQ(check(), "TOKENS_UNKNOWN");
+  EXPECT_TRUE(CheckWith(authenticator, "Bearer correct-horse-battery").ok());
+  stored = std::vector<AdminToken>{};
+  source.Refresh();
+  EXPECT_EQ(check(), "BAD_TOKEN");
 }
 
 }  // namespace

@@ -30,10 +30,6 @@ const MethodDescriptor* MethodOf(const Descriptor* request) {
   return nullptr;
 }
 
-std::string NameOf(common::v1::Role role) {
-  return absl::AsciiStrToLower(absl::StripPrefix(common::v1::Role_Name(role), "ROLE_"));
-}
-
 absl::Status Denied(const std::string& message) {
   return MakeError(absl::StatusCode::kPermissionDenied, "FORBIDDEN", message);
 }
@@ -67,6 +63,10 @@ absl::Status CheckAccounts(const Caller& caller, const Permission& permission, c
 }
 
 }  // namespace
+
+std::string NameOf(common::v1::Role role) {
+  return absl::AsciiStrToLower(absl::StripPrefix(common::v1::Role_Name(role), "ROLE_"));
+}
 
 bool IsWithin(std::string_view path, std::string_view subtree) {
   if (subtree.empty()) return true;

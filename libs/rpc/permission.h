@@ -5,6 +5,7 @@
 #include <google/protobuf/message.h>
 #include <grpcpp/server_context.h>
 
+#include <string>
 #include <string_view>
 
 #include "absl/status/status.h"
@@ -16,6 +17,9 @@ namespace tollhouse::rpc {
 
 // Whether the account `path` is `subtree` or lies below it; everything lies below "".
 bool IsWithin(std::string_view path, std::string_view subtree);
+
+// "admin" of ROLE_ADMIN.
+std::string NameOf(common::v1::Role role);
 
 // Whether `caller` may make this request: the permission is that of the one method that takes its
 // type. PERMISSION_DENIED (FORBIDDEN) says what is missing. INTERNAL (NO_PERMISSION_DECLARED) for a

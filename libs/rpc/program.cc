@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <future>
+#include <optional>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -19,6 +20,7 @@
 #include "libs/obs/log.h"
 #include "libs/rpc/channel.h"
 #include "libs/rpc/server.h"
+#include "libs/rpc/token_source.h"
 
 namespace tollhouse::rpc {
 namespace {
@@ -94,7 +96,7 @@ Program::Program(ProgramInfo info)
     config_.metrics_listen = Loopback(info_.first_port + 2);
     options_.Add("listen", &config_.listen, "gRPC for the other services, with mTLS");
     options_.Add("admin-listen", &config_.admin_listen, "gRPC for tollctl, with TLS and a token");
-    options_.Add("admin-token-file", &config_.admin_token_file, "the token that tollctl must bring (required)");
+    options_.Add("admin-token-file", &config_.admin_token_file, "the first token: owner of everything (required)");
     options_.Add("connection-age", &config_.connection_age,
                  "connections are renewed after this long, so that clients spread over new replicas");
   } else {
@@ -108,6 +110,9 @@ Program::Program(ProgramInfo info)
   options_.Add("insecure", &config_.insecure, "no TLS at all; loopback addresses only");
   options_.Add("drain-time", &config_.drain_time, "how long calls may take to end after SIGTERM");
   options_.Add("log-level", &config_.log_level, "debug, info, warning or error");
+  if (info_.has_grpc && info_.service != "vault") {
+    options_.Add("vault", &config_.vault, "the vault, for tokens besides the first: NAME:PORT or ADDRESS:PORT,...");
+  }
   options_.SetCheck([this] { return Check(); });
 }
 
@@ -138,7 +143,7 @@ absl::StatusOr<std::unique_ptr<Environment>> Program::MakeEnvironment() const {
   if (!config_.insecure) {
     TH_ASSIGN_OR_RETURN(security, Security::FromFiles(info_.service, config_.tls));
   }
-  std::shared_ptr<const Authenticator> authenticator;
+  std::shared_ptr<Authenticator> authenticator;
   if (info_.has_grpc) {
     TH_ASSIGN_OR_RETURN(authenticator, Authenticator::FromFile(config_.admin_token_file, false));
   }
@@ -166,6 +171,12 @@ absl::Status Program::Serve(const Make& make) {
                         Server::Start(options, [&](auto& builder) { app->RegisterAdmin(builder); }));
   }
   TH_RETURN_IF_ERROR(StartOrExit(*app));
+  std::optional<TokenSource> tokens;
+  if (!config_.vault.empty()) {
+    TH_ASSIGN_OR_RETURN(auto vault, environment->Channel("vault", config_.vault));
+    tokens.emplace(ReadTokensOf(std::move(vault)), environment->authenticator().get());
+    tokens->Start();
+  }
   obs::Info("started", {{"listen", servers.empty() ? "" : servers[0]->address()},
                         {"admin", servers.empty() ? "" : servers[1]->address()},
                         {"metrics", metrics->address()},

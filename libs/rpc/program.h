@@ -35,7 +35,8 @@ struct ProgramConfig {
   std::string metrics_listen;  // /healthz /readyz /metrics
   TlsFiles tls;
   bool insecure = false;
-  std::string admin_token_file;
+  std::string admin_token_file;  // the first token
+  std::string vault;             // where the other tokens come from; "": there are none
   std::string log_level = "info";
   absl::Duration drain_time = absl::Seconds(5);
   absl::Duration connection_age = absl::Minutes(30);
@@ -45,12 +46,12 @@ struct ProgramConfig {
 class Environment {
  public:
   Environment(const ProgramConfig& config, std::unique_ptr<Security> security,
-              std::shared_ptr<const Authenticator> authenticator)
+              std::shared_ptr<Authenticator> authenticator)
       : config_(config), security_(std::move(security)), authenticator_(std::move(authenticator)) {}
 
   const ProgramConfig& config() const { return config_; }
   const Security& security() const { return *security_; }
-  const std::shared_ptr<const Authenticator>& authenticator() const { return authenticator_; }
+  const std::shared_ptr<Authenticator>& authenticator() const { return authenticator_; }
   // As ConnectTo.
   absl::StatusOr<std::shared_ptr<grpc::Channel>> Channel(std::string_view service,
                                                          std::string_view addresses) const;
@@ -58,7 +59,7 @@ class Environment {
  private:
   const ProgramConfig& config_;
   const std::unique_ptr<Security> security_;
-  const std::shared_ptr<const Authenticator> authenticator_;
+  const std::shared_ptr<Authenticator> authenticator_;
 };
 
 // An App of a service: what a Program hosts. Stop ends streams and background work; servers are shut

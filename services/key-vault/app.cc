@@ -21,6 +21,16 @@ sql::DatabaseSettings SettingsOf(const Config& config) {
           .application_name = "tollhouse-vault"};
 }
 
+absl::StatusOr<std::vector<rpc::AdminToken>> ReadTokens(Vault& vault) {
+  TH_ASSIGN_OR_RETURN(const std::vector<StoredToken> stored, vault.ListTokens(""));
+  std::vector<rpc::AdminToken> tokens;
+  for (const StoredToken& token : stored) {
+    tokens.push_back({token.hash, {token.name, token.role, token.subtree},
+                      token.expires_at.value_or(absl::InfiniteFuture())});
+  }
+  return tokens;
+}
+
 }  // namespace
 
 absl::Status Migrate(const Config& config) {
@@ -45,9 +55,18 @@ absl::StatusOr<std::unique_ptr<App>> App::Create(Config config,
   app->ledger_ = std::make_unique<LedgerAccounts>(std::move(ledger));
   app->vault_ = std::make_unique<Vault>(std::move(store), std::move(ring), app->ledger_.get(),
                                         config.clock, !app->database_.postgres.has_value());
+  if (config.authenticator != nullptr) {
+    app->tokens_ = std::make_unique<rpc::TokenSource>(
+        [vault = app->vault_.get()] { return ReadTokens(*vault); }, config.authenticator,
+        rpc::TokenSourceOptions{.clock = config.clock});
+  }
   TH_ASSIGN_OR_RETURN(
       app->services_,
-      MakeServices(app->vault_.get(), config.authenticator, config.acknowledge_timeout,
+      MakeServices(app->vault_.get(), config.authenticator,
+                   [tokens = app->tokens_.get()] {
+                     if (tokens != nullptr) tokens->Refresh();
+                   },
+                   config.acknowledge_timeout,
                    {.database = database, .postgres = app->database_.postgres}));
   return app;
 }
@@ -65,10 +84,15 @@ absl::Status App::Start() {
     obs::Log(obs::Level::kWarning, "unfinished_keys_remain",
              {{"error", std::string_view(resumed.message().data(), resumed.message().size())}});
   }
+  if (tokens_ != nullptr) {
+    tokens_->Refresh();
+    tokens_->Start();
+  }
   return absl::OkStatus();
 }
 
 void App::Stop() {
+  if (tokens_ != nullptr) tokens_->Stop();
   if (services_ != nullptr) services_->Shutdown();
 }
 

@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "libs/base/clock.h"
 #include "libs/rpc/authenticator.h"
+#include "libs/rpc/token_source.h"
 #include "libs/sql/open.h"
 
 namespace tollhouse::vault {
@@ -28,7 +29,7 @@ struct Config {
   // database never gets a new key.
   bool create_key_encryption_key = false;
   const Clock* clock = Clock::System();
-  const rpc::Authenticator* authenticator = nullptr;  // of the admin API; nullptr: off
+  rpc::Authenticator* authenticator = nullptr;  // of the admin API, kept informed of tokens; nullptr: off
   // How long a change waits for connected edges before it answers with their names.
   absl::Duration acknowledge_timeout = absl::Seconds(5);
 };
@@ -60,6 +61,7 @@ class App {
   sql::OpenedDatabase database_;
   std::unique_ptr<LedgerAccounts> ledger_;
   std::unique_ptr<Vault> vault_;
+  std::unique_ptr<rpc::TokenSource> tokens_;  // null without an authenticator
   std::unique_ptr<Services> services_;
 };
 

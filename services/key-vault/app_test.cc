@@ -143,9 +143,10 @@ class AppTest : public ::testing::Test {
   template <typename Request, typename Response>
   absl::Status Call(grpc::Status (v1::VaultAdminService::Stub::*method)(grpc::ClientContext*,
                                                                         const Request&, Response*),
-                    const Request& request, Response* response) {
+                    const Request& request, Response* response,
+                    const std::string& token = "admin token") {
     grpc::ClientContext context;
-    context.AddMetadata("authorization", "Bearer admin token");
+    context.AddMetadata("authorization", "Bearer " + token);
     absl::Status status = rpc::FromGrpc((admin_.get()->*method)(&context, request, response));
     if (!status.ok()) errors_ += status.ToString() + "\n";
     return status;
@@ -271,6 +272,57 @@ TEST_F(AppTest, CreatedKeyIsCheckedByItsMacAndSurvivesARestart) {
   ASSERT_TRUE(Open().ok());
   EXPECT_EQ(Check(made.secret()), "ok 10");
   EXPECT_EQ(Paths(""), std::vector<std::string>{"acme/payments/laptop active"});
+}
+
+TEST_F(AppTest, TokensGiveNoMoreThanTheirMakerHas) {
+  const auto create = [this](const std::string& name, const std::string& role, const std::string& subtree,
+                             const std::string& as) {
+    v1::CreateTokenRequest request;
+    request.set_name(name);
+    request.set_role(role);
+    request.set_subtree(subtree);
+    v1::CreateTokenResponse made;
+    const absl::Status status = Call(&v1::VaultAdminService::Stub::CreateToken, request, &made, as);
+    return status.ok() ? made.secret() : ReasonOf(status);
+  };
+  const auto keys = [this](const std::string& path, const std::string& as) {
+    v1::ListKeysRequest request;
+    request.set_path(path);
+    v1::ListKeysResponse response;
+    return ReasonOf(Call(&v1::VaultAdminService::Stub::ListKeys, request, &response, as));
+  };
+  Create("laptop");
+  const std::string owner = create("paul", "owner", "acme", "admin token");
+  ASSERT_TRUE(absl::StartsWith(owner, "toll-admin-")) << owner;
+  EXPECT_EQ(create("paul", "viewer", "acme", "admin token"), "TOKEN_EXISTS");
+  EXPECT_EQ(create("root", "viewer", "", "admin token"), "BAD_NAME");
+  EXPECT_EQ(create("x", "king", "", "admin token"), "BAD_ARGUMENT");
+  EXPECT_EQ(create("y", "viewer", "", owner), "FORBIDDEN");
+  EXPECT_EQ(create("y", "viewer", "other", owner), "FORBIDDEN");
+  const std::string lead = create("sarah", "admin", "acme/payments", owner);
+  EXPECT_EQ(keys("acme/payments", lead), "");
+  EXPECT_EQ(keys("acme", lead), "FORBIDDEN");
+  EXPECT_EQ(keys("", lead), "FORBIDDEN");
+  EXPECT_EQ(create("z", "viewer", "acme/payments", lead), "FORBIDDEN");
+  v1::ListTokensResponse listed;
+  ASSERT_TRUE(Call(&v1::VaultAdminService::Stub::ListTokens, v1::ListTokensRequest(), &listed, owner).ok());
+  ASSERT_EQ(listed.tokens_size(), 2);
+  EXPECT_EQ(listed.tokens(1).name(), "sarah");
+  EXPECT_EQ(listed.tokens(1).role(), "admin");
+  EXPECT_EQ(listed.tokens(1).created_by(), "paul");
+  v1::RevokeTokenRequest revoke;
+  revoke.set_name("sarah");
+  v1::RevokeTokenResponse revoked;
+  ASSERT_TRUE(Call(&v1::VaultAdminService::Stub::RevokeToken, revoke, &revoked, owner).ok());
+  EXPECT_EQ(keys("acme/payments", lead), "BAD_TOKEN");
+  EXPECT_EQ(ReasonOf(Call(&v1::VaultAdminService::Stub::RevokeToken, revoke, &revoked, owner)),
+            "TOKEN_NOT_FOUND");
+  Close();
+  ASSERT_TRUE(Open().ok());
+  EXPECT_EQ(keys("acme", owner), "");
+  const v1::ListAuditEventsResponse audit = Audit();
+  EXPECT_EQ(audit.events(0).actor(), "paul");
+  EXPECT_EQ(audit.events(0).action(), "token.revoke");
 }
 
 TEST_F(AppTest, InventedKeysAreRefusedWithoutALookUp) {

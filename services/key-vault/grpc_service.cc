@@ -63,6 +63,17 @@ v1::Credential ToProto(const StoredCredential& stored) {
   return credential;
 }
 
+v1::Token ToProto(const StoredToken& stored) {
+  v1::Token token;
+  token.set_name(stored.name);
+  token.set_role(rpc::NameOf(stored.role));
+  token.set_subtree(stored.subtree);
+  token.set_created_by(stored.created_by);
+  *token.mutable_created_at() = ToProto(stored.created_at);
+  if (stored.expires_at) *token.mutable_expires_at() = ToProto(*stored.expires_at);
+  return token;
+}
+
 v1::WatchResponse Snapshot(const VirtualKeyKeys& keys) {
   v1::WatchResponse response;
   response.set_snapshot(true);
@@ -112,6 +123,21 @@ class VaultServiceImpl final
     return rpc::ToGrpc(absl::OkStatus());
   }
 
+  grpc::Status ReadTokens(grpc::ServerContext*, const v1::ReadTokensRequest*,
+                          v1::ReadTokensResponse* response) override {
+    const auto tokens = vault_->ListTokens("");
+    if (!tokens.ok()) return rpc::ToGrpc(tokens.status());
+    for (const StoredToken& token : *tokens) {
+      v1::TokenRecord* record = response->add_tokens();
+      record->set_name(token.name);
+      record->set_hash(token.hash);
+      record->set_role(token.role);
+      record->set_subtree(token.subtree);
+      if (token.expires_at) *record->mutable_expires_at() = ToProto(*token.expires_at);
+    }
+    return rpc::ToGrpc(absl::OkStatus());
+  }
+
  private:
   Vault* const vault_;
   KeyWatch* const watch_;
@@ -120,10 +146,11 @@ class VaultServiceImpl final
 class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
  public:
   VaultAdminServiceImpl(Vault* vault, KeyWatch* watch, const rpc::Authenticator* authenticator,
-                        absl::Duration acknowledge_timeout)
+                        std::function<void()> tokens_changed, absl::Duration acknowledge_timeout)
       : vault_(vault),
         watch_(watch),
         authenticator_(authenticator),
+        tokens_changed_(std::move(tokens_changed)),
         acknowledge_timeout_(acknowledge_timeout) {}
 
   grpc::Status CreateKey(grpc::ServerContext* context, const v1::CreateKeyRequest* request,
@@ -238,6 +265,37 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
     });
   }
 
+  grpc::Status CreateToken(grpc::ServerContext* context, const v1::CreateTokenRequest* request,
+                           v1::CreateTokenResponse* response) override {
+    return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
+      Vault::NewToken token{request->name(), request->role(), request->subtree(), std::nullopt};
+      if (request->has_expires_at()) token.expires_at = FromProto(request->expires_at());
+      TH_ASSIGN_OR_RETURN(const Vault::TokenWithText made, vault_->CreateToken(caller, token));
+      tokens_changed_();
+      *response->mutable_token() = ToProto(made.token);
+      response->set_secret(std::string(made.text.view()));
+      return absl::OkStatus();
+    });
+  }
+
+  grpc::Status ListTokens(grpc::ServerContext* context, const v1::ListTokensRequest* request,
+                          v1::ListTokensResponse* response) override {
+    return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(const auto tokens, vault_->ListTokens(caller.subtree));
+      for (const StoredToken& token : tokens) *response->add_tokens() = ToProto(token);
+      return absl::OkStatus();
+    });
+  }
+
+  grpc::Status RevokeToken(grpc::ServerContext* context, const v1::RevokeTokenRequest* request,
+                           v1::RevokeTokenResponse*) override {
+    return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
+      TH_RETURN_IF_ERROR(vault_->RevokeToken(caller, request->name()));
+      tokens_changed_();
+      return absl::OkStatus();
+    });
+  }
+
   grpc::Status ListAuditEvents(grpc::ServerContext* context,
                                const v1::ListAuditEventsRequest* request,
                                v1::ListAuditEventsResponse* response) override {
@@ -277,16 +335,18 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
   Vault* const vault_;
   KeyWatch* const watch_;
   const rpc::Authenticator* const authenticator_;
+  const std::function<void()> tokens_changed_;
   const absl::Duration acknowledge_timeout_;
 };
 
 class ServicesImpl final : public Services {
  public:
   ServicesImpl(std::unique_ptr<KeyWatch> watch, Vault* vault,
-               const rpc::Authenticator* authenticator, absl::Duration acknowledge_timeout)
+               const rpc::Authenticator* authenticator, std::function<void()> tokens_changed,
+               absl::Duration acknowledge_timeout)
       : watch_(std::move(watch)),
         vault_(vault, watch_.get()),
-        admin_(vault, watch_.get(), authenticator, acknowledge_timeout) {}
+        admin_(vault, watch_.get(), authenticator, std::move(tokens_changed), acknowledge_timeout) {}
 
   grpc::Service* vault() override { return &vault_; }
   grpc::Service* admin() override { return &admin_; }
@@ -302,6 +362,7 @@ class ServicesImpl final : public Services {
 
 absl::StatusOr<std::unique_ptr<Services>> MakeServices(Vault* vault,
                                                        const rpc::Authenticator* authenticator,
+                                                       std::function<void()> tokens_changed,
                                                        absl::Duration acknowledge_timeout,
                                                        sql::ChangeFeedOptions changes) {
   TH_ASSIGN_OR_RETURN(std::unique_ptr<KeyWatch> watch,
@@ -309,7 +370,7 @@ absl::StatusOr<std::unique_ptr<Services>> MakeServices(Vault* vault,
                           std::move(changes),
                           [vault] { return Snapshot(vault->virtual_key_keys()); }, KeyWatch::Parse));
   return std::make_unique<ServicesImpl>(std::move(watch), vault, authenticator,
-                                        acknowledge_timeout);
+                                        std::move(tokens_changed), acknowledge_timeout);
 }
 
 }  // namespace tollhouse::vault

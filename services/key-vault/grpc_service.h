@@ -3,6 +3,7 @@
 
 #include <grpcpp/impl/codegen/service_type.h>
 
+#include <functional>
 #include <memory>
 
 #include "absl/status/statusor.h"
@@ -27,8 +28,10 @@ class Services {
 // `acknowledge_timeout`: how long a change waits for the edges before it names the stragglers.
 // `changes`: of the vault's database. All arguments outlive the services; they outlive the server they
 // are registered with. Errors of reading the change log.
+// `tokens_changed` is called before a change of admin tokens is answered.
 absl::StatusOr<std::unique_ptr<Services>> MakeServices(Vault* vault,
                                                        const rpc::Authenticator* authenticator,
+                                                       std::function<void()> tokens_changed,
                                                        absl::Duration acknowledge_timeout,
                                                        sql::ChangeFeedOptions changes);
 

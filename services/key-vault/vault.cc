@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -13,6 +14,7 @@
 #include "libs/crypto/virtual_key.h"
 #include "libs/obs/log.h"
 #include "libs/policy/base_url.h"
+#include "libs/rpc/permission.h"
 
 namespace tollhouse::vault {
 namespace {
@@ -51,6 +53,20 @@ absl::Status CheckAllowList(const std::vector<std::string>& list, std::string_vi
                                     " are at most 1000 names without spaces"));
   }
   return absl::OkStatus();
+}
+
+bool IsTokenName(std::string_view name) {
+  return !name.empty() && name.size() <= 64 && std::all_of(name.begin(), name.end(), [](char c) {
+    return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '@' || c == '-';
+  });
+}
+
+common::v1::Role RoleOf(std::string_view name) {
+  if (name == "viewer") return common::v1::ROLE_VIEWER;
+  if (name == "finance") return common::v1::ROLE_FINANCE;
+  if (name == "admin") return common::v1::ROLE_ADMIN;
+  if (name == "owner") return common::v1::ROLE_OWNER;
+  return common::v1::ROLE_UNSPECIFIED;
 }
 
 bool IsProviderName(std::string_view name) {
@@ -338,6 +354,60 @@ absl::Status Vault::DeleteCredential(std::string_view actor, const std::string& 
                          Record(actor, "credential.delete", absl::StrCat("provider/", provider)),
                          version)
       .status();
+}
+
+absl::StatusOr<Vault::TokenWithText> Vault::CreateToken(const rpc::Caller& caller,
+                                                        const NewToken& request) {
+  TokenWithText made;
+  made.token.name = request.name;
+  made.token.role = RoleOf(request.role);
+  made.token.subtree = request.subtree;
+  made.token.created_by = caller.actor;
+  made.token.created_at = clock_->Wall();
+  made.token.expires_at = request.expires_at;
+  if (!IsTokenName(request.name) || request.name == "root") {
+    return MakeError(absl::StatusCode::kInvalidArgument, "BAD_NAME",
+                     "a token's name is 1 to 64 of letters, digits, '.', '_', '@', '-', and not \"root\"");
+  }
+  if (made.token.role == common::v1::ROLE_UNSPECIFIED) {
+    return MakeError(absl::StatusCode::kInvalidArgument, "BAD_ARGUMENT",
+                     "a role is viewer, finance, admin or owner");
+  }
+  if (request.expires_at && *request.expires_at <= made.token.created_at) {
+    return MakeError(absl::StatusCode::kInvalidArgument, "BAD_ARGUMENT", "that has expired already");
+  }
+  if (made.token.role > caller.role || !rpc::IsWithin(request.subtree, caller.subtree)) {
+    return MakeError(absl::StatusCode::kPermissionDenied, "FORBIDDEN",
+                     "nobody gives away more than he has himself");
+  }
+  std::string text = rpc::MakeToken();
+  made.token.hash = rpc::HashOfToken(text);
+  made.text = crypto::SecretBytes(text);
+  crypto::Cleanse(&text);
+  TH_RETURN_IF_ERROR(store_->InsertToken(
+      made.token, Record(caller.actor, "token.create", absl::StrCat("token/", request.name),
+                         absl::StrCat(request.role, request.subtree.empty() ? "" : " of ", request.subtree))));
+  return made;
+}
+
+absl::StatusOr<std::vector<StoredToken>> Vault::ListTokens(std::string_view subtree) {
+  TH_ASSIGN_OR_RETURN(std::vector<StoredToken> tokens, store_->Tokens());
+  std::erase_if(tokens, [&](const StoredToken& token) { return !rpc::IsWithin(token.subtree, subtree); });
+  return tokens;
+}
+
+absl::Status Vault::RevokeToken(const rpc::Caller& caller, const std::string& name) {
+  TH_ASSIGN_OR_RETURN(const std::vector<StoredToken> tokens, ListTokens(caller.subtree));
+  const bool reached = std::any_of(tokens.begin(), tokens.end(),
+                                   [&](const StoredToken& token) { return token.name == name; });
+  bool deleted = false;
+  if (reached) {
+    TH_ASSIGN_OR_RETURN(deleted, store_->DeleteToken(name, Record(caller.actor, "token.revoke",
+                                                                  absl::StrCat("token/", name))));
+  }
+  if (deleted) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kNotFound, "TOKEN_NOT_FOUND",
+                   absl::StrCat("there is no token ", name, "; `tollctl token list` shows them"));
 }
 
 absl::StatusOr<Vault::OpenedCredential> Vault::GetCredential(std::string_view actor,

@@ -16,6 +16,7 @@
 #include "absl/time/time.h"
 #include "libs/base/clock.h"
 #include "libs/crypto/secret_bytes.h"
+#include "libs/rpc/authenticator.h"
 #include "services/key-vault/key_ring.h"
 #include "services/key-vault/ledger_accounts.h"
 #include "services/key-vault/store/store.h"
@@ -94,6 +95,23 @@ class Vault {
   };
   absl::StatusOr<OpenedCredential> GetCredential(std::string_view actor, const std::string& provider,
                                                  const std::string& origin);
+
+  struct NewToken {
+    std::string name;
+    std::string role;     // "viewer", "finance", "admin", "owner"
+    std::string subtree;  // "": everything
+    std::optional<absl::Time> expires_at;
+  };
+  struct TokenWithText {
+    StoredToken token;
+    crypto::SecretBytes text;
+  };
+  // PERMISSION_DENIED (FORBIDDEN) for more than `caller` may do himself.
+  absl::StatusOr<TokenWithText> CreateToken(const rpc::Caller& caller, const NewToken& request);
+  // Those within `subtree`, by name.
+  absl::StatusOr<std::vector<StoredToken>> ListTokens(std::string_view subtree);
+  // NOT_FOUND (TOKEN_NOT_FOUND), also for one beyond the caller's reach.
+  absl::Status RevokeToken(const rpc::Caller& caller, const std::string& name);
 
   // page_size 0: 100; at most 1000.
   absl::StatusOr<std::vector<AuditRecord>> Audit(int64_t page_size, absl::Time since,

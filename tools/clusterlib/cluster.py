@@ -34,8 +34,8 @@ STOP_S = 60
 SERVICES = ("ledger", "router", "vault", "enforcer", "edge")
 DATABASES = ("ledger", "router", "vault")
 # Who calls whom.
-PEERS = {"ledger": ("postgres",), "router": ("postgres",), "vault": ("postgres", "ledger"),
-         "enforcer": ("ledger", "redis"), "edge": ("ledger", "enforcer", "router", "vault")}
+PEERS = {"ledger": ("postgres", "vault"), "router": ("postgres", "vault"), "vault": ("postgres", "ledger"),
+         "enforcer": ("ledger", "vault", "redis"), "edge": ("ledger", "enforcer", "router", "vault")}
 
 
 class ClusterError(RuntimeError):

@@ -125,7 +125,7 @@ absl::Status Api::Explained(Service service, absl::Status status) const {
   if (status.code() == absl::StatusCode::kUnauthenticated) {
     return MakeError(status.code(), "BAD_TOKEN", absl::StrCat(
         where, " refused the admin token",
-        stubs_->target.token.empty() ? " (none was given)" : "",
+        " (", stubs_->target.token.empty() ? "none was given" : message, ")",
         "; name its file with --token-file or TOLLHOUSE_TOKEN_FILE (tollhoused writes it to "
         "admin.token in its data directory)"));
   }
@@ -270,6 +270,15 @@ absl::StatusOr<vault::v1::ListCredentialsResponse> Api::Call(const vault::v1::Li
 }
 absl::StatusOr<vault::v1::DeleteCredentialResponse> Api::Call(const vault::v1::DeleteCredentialRequest& request) {
   return Unary<vault::v1::DeleteCredentialResponse>(Service::kVault, &Stubs::vault, &VaultAdminService::Stub::DeleteCredential, request);
+}
+absl::StatusOr<vault::v1::CreateTokenResponse> Api::Call(const vault::v1::CreateTokenRequest& request) {
+  return Unary<vault::v1::CreateTokenResponse>(Service::kVault, &Stubs::vault, &VaultAdminService::Stub::CreateToken, request);
+}
+absl::StatusOr<vault::v1::ListTokensResponse> Api::Call(const vault::v1::ListTokensRequest& request) {
+  return Unary<vault::v1::ListTokensResponse>(Service::kVault, &Stubs::vault, &VaultAdminService::Stub::ListTokens, request);
+}
+absl::StatusOr<vault::v1::RevokeTokenResponse> Api::Call(const vault::v1::RevokeTokenRequest& request) {
+  return Unary<vault::v1::RevokeTokenResponse>(Service::kVault, &Stubs::vault, &VaultAdminService::Stub::RevokeToken, request);
 }
 absl::StatusOr<vault::v1::ListAuditEventsResponse> Api::Call(const vault::v1::ListAuditEventsRequest& request) {
   return Unary<vault::v1::ListAuditEventsResponse>(Service::kVault, &Stubs::vault, &VaultAdminService::Stub::ListAuditEvents, request);

@@ -52,6 +52,7 @@ void RegisterNouns(CommandLine& commands) {
   RegisterHolds(commands);
   RegisterSuspense(commands);
   RegisterLedger(commands);
+  RegisterToken(commands);
   RegisterAudit(commands);
   RegisterContext(commands);
   RegisterCompletion(commands);

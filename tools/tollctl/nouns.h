@@ -18,6 +18,7 @@ void RegisterSuspense(CommandLine& commands);
 void RegisterExplain(CommandLine& commands);
 void RegisterLedger(CommandLine& commands);
 void RegisterAudit(CommandLine& commands);
+void RegisterToken(CommandLine& commands);
 void RegisterAlert(CommandLine& commands);
 void RegisterWebhook(CommandLine& commands);
 void RegisterApply(CommandLine& commands);  // apply and export

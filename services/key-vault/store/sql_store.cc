@@ -13,7 +13,9 @@ namespace tollhouse::vault {
 
 extern const std::string_view kSqliteSchema1;
 extern const std::string_view kSqliteSchema2;
+extern const std::string_view kSqliteSchema4;
 extern const std::string_view kPostgresSchema1;
+extern const std::string_view kPostgresSchema3;
 
 namespace {
 
@@ -380,6 +382,52 @@ class SqlStore final : public Store {
     return deleted;
   }
 
+  absl::Status InsertToken(const StoredToken& token, const AuditRecord& audit) override {
+    return database_->Write([&](sql::Connection& connection) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(
+          const int64_t rows,
+          connection.Execute(
+              "INSERT INTO admin_token (name, hash, role, subtree, created_by, created_at, expires_at) "
+              "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (name) DO NOTHING",
+              token.name, sql::Blob{token.hash}, static_cast<int64_t>(token.role), token.subtree,
+              token.created_by, absl::ToUnixMicros(token.created_at), Micros(token.expires_at)));
+      if (rows == 0) {
+        return MakeError(absl::StatusCode::kAlreadyExists, "TOKEN_EXISTS",
+                         "there is a token of this name; revoke it first or take another name");
+      }
+      return Append(connection, audit);
+    });
+  }
+
+  absl::StatusOr<std::vector<StoredToken>> Tokens() override {
+    std::vector<StoredToken> tokens;
+    TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& connection) -> absl::Status {
+      tokens.clear();
+      TH_ASSIGN_OR_RETURN(
+          sql::Rows rows,
+          connection.Query("SELECT name, hash, role, subtree, created_by, created_at, expires_at "
+                           "FROM admin_token ORDER BY name"));
+      while (rows.Next()) {
+        tokens.push_back({rows.Text(0), rows.Text(1), static_cast<common::v1::Role>(rows.Int(2)),
+                          rows.Text(3), rows.Text(4), absl::FromUnixMicros(rows.Int(5)),
+                          TimeAt(rows, 6)});
+      }
+      return rows.status();
+    }));
+    return tokens;
+  }
+
+  absl::StatusOr<bool> DeleteToken(std::string_view name, const AuditRecord& audit) override {
+    bool deleted = false;
+    TH_RETURN_IF_ERROR(database_->Write([&](sql::Connection& connection) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(const int64_t rows,
+                          connection.Execute("DELETE FROM admin_token WHERE name = ?1", name));
+      deleted = rows > 0;
+      return deleted ? Append(connection, audit) : absl::OkStatus();
+    }));
+    return deleted;
+  }
+
   absl::Status AppendAudit(const AuditRecord& audit) override {
     return database_->Write(
         [&](sql::Connection& connection) { return Append(connection, audit); });
@@ -415,8 +463,11 @@ class SqlStore final : public Store {
 sql::Schema StoreSchema() {
   return {.sqlite = {{1, kSqliteSchema1},
                      {2, kSqliteSchema2},
-                     {3, sql::ChangeLogSchema(sql::Dialect::kSqlite)}},
-          .postgres = {{1, kPostgresSchema1}, {2, sql::ChangeLogSchema(sql::Dialect::kPostgres)}}};
+                     {3, sql::ChangeLogSchema(sql::Dialect::kSqlite)},
+                     {4, kSqliteSchema4}},
+          .postgres = {{1, kPostgresSchema1},
+                       {2, sql::ChangeLogSchema(sql::Dialect::kPostgres)},
+                       {3, kPostgresSchema3}}};
 }
 
 std::unique_ptr<Store> MakeSqlStore(sql::Database* database) {

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "tollhouse/common/v1/authorization.pb.h"
 
 namespace tollhouse::vault {
 
@@ -55,6 +56,17 @@ struct StoredCredential {
   int64_t version = 0;
   absl::Time created_at;
   SealedSecret secret;
+};
+
+// A token of the admin APIs.
+struct StoredToken {
+  std::string name;
+  std::string hash;  // SHA-256 of its text
+  common::v1::Role role = common::v1::ROLE_UNSPECIFIED;
+  std::string subtree;  // "": everything
+  std::string created_by;
+  absl::Time created_at;
+  std::optional<absl::Time> expires_at;
 };
 
 struct AuditRecord {
@@ -116,6 +128,13 @@ class Store {
   // Whether it was there; audited if so.
   virtual absl::StatusOr<bool> DeleteCredential(std::string_view provider,
                                                 const AuditRecord& audit, int64_t* version) = 0;
+
+  // ALREADY_EXISTS (TOKEN_EXISTS).
+  virtual absl::Status InsertToken(const StoredToken& token, const AuditRecord& audit) = 0;
+  // By name.
+  virtual absl::StatusOr<std::vector<StoredToken>> Tokens() = 0;
+  // Whether it was there; audited if so.
+  virtual absl::StatusOr<bool> DeleteToken(std::string_view name, const AuditRecord& audit) = 0;
 
   virtual absl::Status AppendAudit(const AuditRecord& audit) = 0;
   // Newest first, at most `limit`, not before `since`; of a resource and what is below it

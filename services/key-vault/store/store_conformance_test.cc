@@ -73,6 +73,38 @@ TEST_P(StoreConformanceTest, HashKeysAreSetOnce) {
   EXPECT_EQ(**store_->SealedHashKeys(), sealed);
 }
 
+TEST_P(StoreConformanceTest, TokensAreKeptByNameAndGoOnce) {
+  StoredToken token;
+  token.name = "sarah";
+  token.hash = std::string(32, '\0');
+  token.role = common::v1::ROLE_ADMIN;
+  token.subtree = "acme/payments";
+  token.created_by = "root";
+  token.created_at = kNow;
+  token.expires_at = kNow + absl::Hours(1);
+  ASSERT_TRUE(store_->InsertToken(token, Audit("token.create", "token/sarah")).ok());
+  EXPECT_EQ(ReasonOf(store_->InsertToken(token, Audit("token.create", "token/sarah"))), "TOKEN_EXISTS");
+  token.name = "bill";
+  token.hash = std::string(32, '\xff');
+  token.expires_at.reset();
+  ASSERT_TRUE(store_->InsertToken(token, Audit("token.create", "token/bill")).ok());
+  Reopen();
+  const auto tokens = store_->Tokens();
+  ASSERT_TRUE(tokens.ok()) << tokens.status();
+  ASSERT_EQ(tokens->size(), 2u);
+  EXPECT_EQ((*tokens)[0].name, "bill");
+  EXPECT_FALSE((*tokens)[0].expires_at.has_value());
+  EXPECT_EQ((*tokens)[1].hash, std::string(32, '\0'));
+  EXPECT_EQ((*tokens)[1].role, common::v1::ROLE_ADMIN);
+  EXPECT_EQ((*tokens)[1].subtree, "acme/payments");
+  EXPECT_EQ((*tokens)[1].created_by, "root");
+  EXPECT_EQ((*tokens)[1].expires_at, kNow + absl::Hours(1));
+  EXPECT_EQ(store_->DeleteToken("bill", Audit("token.revoke", "token/bill")).value_or(false), true);
+  EXPECT_EQ(store_->DeleteToken("bill", Audit("token.revoke", "token/bill")).value_or(true), false);
+  EXPECT_EQ(store_->Tokens()->size(), 1u);
+  EXPECT_EQ(store_->Audit(100, absl::UnixEpoch(), "token")->size(), 3u);
+}
+
 TEST_P(StoreConformanceTest, KeepsEveryFieldOfAKey) {
   ASSERT_TRUE(store_->InsertKey(Key("a", 1), "", Audit("key.create", "acme/a")).ok());
   Reopen();
