@@ -1,19 +1,21 @@
 -- Views of one org, a bounded part per call. KEYS as run.lua. ARGV: 1 what; 2 a hold id or the most
 -- to answer; 3 a cursor, first '0'. Answers: the epoch served, the next cursor ('0': that was all),
--- then triples: hold id, record, state; lease, value, ''; '', return, ''.
+-- then triples: hold id, record, state; lease, value, ''; '', return, ''. Numbers in them are 64-bit
+-- integers, while run.lua keeps what only it reads as doubles.
 local ORG, HOLDS, STATES, EXPIRED, RETURNS = KEYS[1], KEYS[2], KEYS[3], KEYS[7], KEYS[8]
 local what, argument, cursor = ARGV[1], ARGV[2], ARGV[3]
 local call = redis.call
 
 local info = call('INFO', 'replication')
-local org = call('HMGET', ORG, 'e', 'i')
+local org = call('HMGET', ORG, 'm', 'i')
 if not string.find(info, 'role:master', 1, true) then
   return redis.error_reply('READONLY this is a replica')
 end
 if not org[1] or org[2] ~= string.match(info, 'master_replid:(%x+)') then return {'0', '0'} end
 
-local answer, n = {org[1], '0'}, 2
+local answer, n = {string.format('%d', (struct.unpack('<d', org[1]))), '0'}, 2
 local function add(id, record, state)
+  if state then state = struct.pack('<c1lll', struct.unpack('<c1ddd', state)) end
   answer[n + 1], answer[n + 2], answer[n + 3] = id, record, state or ''
   n = n + 3
 end
@@ -34,7 +36,7 @@ else
     if what == 'holds' then
       add(found[j], found[j + 1], call('HGET', STATES, found[j]))
     elseif #found[j] > 1 then  -- fields of the org itself are single letters
-      add(found[j], found[j + 1])
+      add(found[j], struct.pack('<lll', struct.unpack('<ddd', found[j + 1])))
     end
   end
 end

@@ -16,20 +16,22 @@ namespace {
 // The script's numbers for events.
 enum Kind {
   kContext = 1,
-  kReserve = 10,
-  kSettle = 11,
-  kVoid = 12,
-  kAcknowledge = 13,
-  kRefresh = 14,
-  kExpire = 15,
-  kExpiredPosted = 16,
+  kReserve = 10,  // + kBadReserve + kFirstAttempt
   kTick = 17,
   kAddGrant = 18,
   kTakeOut = 19,
   kReturnPosted = 20,
   kInitEpoch = 21,
+  kSettle = 31,
+  kVoid = 32,
+  kAcknowledge = 33,
+  kRefresh = 34,
+  kExpire = 35,
+  kExpiredPosted = 36,
 };
 constexpr int kBadReserve = 1, kFirstAttempt = 2;
+constexpr int64_t kAdmitted = static_cast<int64_t>(Outcome::kBad) + 1;  // a new hold, not a replay
+constexpr int64_t kFirstLease = 4;  // the fields m, i and l of the org come before
 constexpr size_t kMaxName = 65535;
 static_assert(std::endian::native == std::endian::little, "packed numbers are little-endian");
 
@@ -168,6 +170,9 @@ void RunEncoder::Clear(int64_t now_ms) {
   event_count_ = number_count_ = 0;
   floor_ms_ = now_ms;
   epoch_ = now_ms_ = -1;
+  only_new_ = true;
+  earliest_ms_ = latest_ms_ = 0;
+  least_ttl_ms_ = kMaxExact;
   hold_index_.clear();
   lease_index_.clear();
   account_index_.clear();
@@ -183,6 +188,10 @@ void RunEncoder::Context(int64_t epoch, int64_t now_ms) {
   if (epoch == epoch_ && now_ms == now_ms_) return;
   epoch_ = epoch;
   now_ms_ = now_ms;
+  if (now_ms >= 0) {
+    earliest_ms_ = earliest_ms_ == 0 ? now_ms : std::min(earliest_ms_, now_ms);
+    latest_ms_ = std::max(latest_ms_, now_ms);
+  }
   Number(kContext);
   Number(epoch == Exact(epoch) ? epoch : -1);  // one that is not exact was never initialized
   Number(Exact(now_ms));
@@ -203,7 +212,7 @@ int64_t RunEncoder::Lease(int64_t budget_id, std::string_view period) {
   auto it = lease_index_.find(scratch_);
   if (it != lease_index_.end()) return it->second;
   PackString(leases_, scratch_);
-  const int64_t index = static_cast<int64_t>(lease_index_.size()) + 1;
+  const int64_t index = static_cast<int64_t>(lease_index_.size()) + kFirstLease;
   lease_index_.emplace(scratch_, index);
   return index;
 }
@@ -215,6 +224,7 @@ int64_t RunEncoder::Account(int64_t account_id) {
 }
 
 void RunEncoder::HoldEvent(int kind, const Uuid& id, int64_t a, int64_t b, bool bad) {
+  only_new_ = false;
   Number(kind);
   Number(Hold(id));
   Number(Exact(a));
@@ -227,12 +237,15 @@ void RunEncoder::Put(const Reserve& event) {
   const bool ok = BoundsOk(event);
   const absl::Span<const BudgetAmount> budgets = ok ? event.budgets : absl::Span<const BudgetAmount>{};
   const absl::Span<const LimitAsk> limits = ok ? event.limits : absl::Span<const LimitAsk>{};
-  Number(kReserve);
+  const size_t holds = hold_index_.size();
+  Number(kReserve + (ok ? 0 : kBadReserve) + (event.first_attempt ? kFirstAttempt : 0));
   Number(Hold(event.hold_id));
-  Number((ok ? 0 : kBadReserve) + (event.first_attempt ? kFirstAttempt : 0));
+  only_new_ &= hold_index_.size() > holds;
+  least_ttl_ms_ = std::min(least_ttl_ms_, event.time_to_live_ms);
   Number(Exact(event.time_to_live_ms));
   Number(Exact(event.tokens));
   Number(static_cast<int64_t>(budgets.size()));
+  Number(static_cast<int64_t>(limits.size()));
 
   // The record, for the script to store as it is.
   Append(records_, Exact(now_ms_));
@@ -251,7 +264,6 @@ void RunEncoder::Put(const Reserve& event) {
     AppendName(records_, scratch_);
     observed |= uint32_t{ask.observe} << i;
   }
-  Number(static_cast<int64_t>(limits.size()));
   uint8_t charges = 0;
   for (const LimitAsk& ask : limits) {
     Number(Account(ask.account_id));
@@ -344,6 +356,7 @@ void RunEncoder::Put(const ReturnPosted& event) {
 }
 
 void RunEncoder::Put(const InitEpoch& event) {
+  only_new_ = false;
   Number(kInitEpoch);
   Number(Exact(event.epoch));
 }
@@ -386,15 +399,20 @@ std::vector<std::string_view> RunEncoder::Arguments() {
   packed_.clear();
   PackArrayHeader(packed_, hold_index_.size());
   packed_ += ids_;
-  PackArrayHeader(packed_, lease_index_.size());
+  PackArrayHeader(packed_, lease_index_.size() + kFirstLease - 1);
+  for (const std::string_view field : {"m", "i", "l"}) PackString(packed_, field);
   packed_ += leases_;
   PackArrayHeader(packed_, account_index_.size());
   packed_ += accounts_;
-  PackArrayHeader(packed_, 4 + hold_index_.size() + number_count_);
+  PackArrayHeader(packed_, 8 + hold_index_.size() + number_count_);
   PackInteger(packed_, options_.retry_horizon_ms);
   PackInteger(packed_, options_.settled_ttl_ms);
   PackInteger(packed_, options_.max_lease_nanos);
   PackInteger(packed_, ahead_ms_);
+  PackInteger(packed_, only_new_ ? 1 : 0);
+  PackInteger(packed_, earliest_ms_);
+  PackInteger(packed_, latest_ms_);
+  PackInteger(packed_, Exact(least_ttl_ms_));
   packed_ += made_;
   packed_ += events_;
   std::vector<std::string_view> arguments{incarnation_, packed_};
@@ -439,10 +457,12 @@ absl::Status RunDecoder::Fill(StoreBatch& batch) {
     if (const auto* reserve = std::get_if<Reserve>(&event)) {
       ReserveEffect& effect = std::get<ReserveEffect>(
           batch.effects.emplace_back(std::in_place_type<ReserveEffect>));
-      effect.outcome = outcome();
+      const int64_t code = Next();
+      if (code < 0 || code > kAdmitted) broken_ = true;
+      effect.outcome = code == kAdmitted ? Outcome::kDone : static_cast<Outcome>(code);
       if (effect.outcome == Outcome::kDone) {
-        effect.replayed = Next() != 0;
-        const int64_t count = Next();
+        effect.replayed = code != kAdmitted;
+        const int64_t count = effect.replayed ? Next() : static_cast<int64_t>(reserve->budgets.size());
         for (int64_t i = 0; i < count && !broken_; ++i) effect.remaining.push_back(Next());
       } else if (effect.outcome == Outcome::kRefused) {
         const int64_t shortages = Next();

@@ -76,6 +76,8 @@ class RunEncoder {
   size_t number_count_ = 0;
   int64_t floor_ms_ = 0;
   int64_t epoch_ = -1, now_ms_ = -1;  // of the last Context
+  bool only_new_ = true;              // no event on a hold that may be there already
+  int64_t earliest_ms_ = 0, latest_ms_ = 0, least_ttl_ms_ = 0;
   absl::flat_hash_map<Uuid, int64_t> hold_index_;
   absl::flat_hash_map<std::string, int64_t> lease_index_;
   absl::flat_hash_map<int64_t, int64_t> account_index_;
