@@ -55,6 +55,7 @@ struct App::Impl {
   std::unique_ptr<Replayer> replayer;
   std::vector<std::unique_ptr<Lane>> lanes;
   std::unique_ptr<Settler> settler;
+  std::unique_ptr<UsageReader> usage;
   std::unique_ptr<Gateway> gateway;
   std::unique_ptr<ServerTls> tls;  // null: plain HTTP
   std::unique_ptr<HttpServer> server;
@@ -126,9 +127,10 @@ absl::Status App::Impl::Create(Channels channels) {
       [this](const ledger::v1::Entry&, const ledger::v1::PostResult&) {
         metrics.ledger_refusals.Increment();
       });
+  usage = std::make_unique<UsageReader>(channels.ledger, channels.enforcer, config.directory.lookup_timeout);
   gateway = std::make_unique<Gateway>(Gateway::Parts{
       &config, &lanes, journal.get(), settler.get(), directory.get(), policies.get(), &metrics,
-      &objects, &tight_ratios, boot_id});
+      &objects, &tight_ratios, usage.get(), boot_id});
   for (const auto& loop : loops) {
     auto lane = std::make_unique<Lane>();
     lane->loop = loop.get();
@@ -220,6 +222,7 @@ void App::Impl::Stop() {
     server->Drain(absl::ZeroDuration());
   }
   directory->Stop();
+  usage->Stop();
   if (issuers != nullptr) issuers->Stop();
   policies->Stop();
   announcer->Stop();

@@ -870,6 +870,26 @@ TEST_F(AppTest, StopLetsARunningStreamEnd) {
   EXPECT_THAT(services_.WaitEntries(2), SizeIs(2));
 }
 
+TEST_F(AppTest, TheHolderOfAKeySeesWhatRemains) {
+  config_.count_tokens_per_minute = 60;
+  Start();
+  const std::string request = absl::StrCat("GET /tollhouse/v1/usage HTTP/1.1\r\nHost: edge\r\nx-api-key: ",
+                                           key_, "\r\n\r\n");
+  const Wire::Message answer = Call(request);
+  EXPECT_EQ(answer.status, 200);
+  for (const char* part :
+       {R"("account":"acme/payments/laptop")", R"("id":"acme#month")", R"("limit_nanousd":"1000")",
+        R"("spent_nanousd":"300")", R"("held_nanousd":"50")", R"("available_nanousd":"650")"}) {
+    EXPECT_THAT(answer.body, HasSubstr(part));
+  }
+  EXPECT_EQ(Call("GET /tollhouse/v1/usage HTTP/1.1\r\nHost: edge\r\n\r\n").status, 401);
+  EXPECT_EQ(Call("POST /tollhouse/v1/usage HTTP/1.1\r\nHost: edge\r\nContent-Length: 0\r\n\r\n").status, 405);
+  int limited = 0;
+  for (int i = 0; i < 20; ++i) limited += Call(request).status == 429;
+  EXPECT_GT(limited, 5);
+  EXPECT_THAT(provider_.requests(), SizeIs(0));
+}
+
 // Tokens of identity providers -------------------------------------------------------------------
 class IdentityTest : public AppTest {
  protected:

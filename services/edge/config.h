@@ -50,7 +50,7 @@ struct Config {
   int budget_status = 402;                // of an exhausted budget: 402 or 429
   bool allow_unbounded_features = false;  // features that no bound covers
   bool send_hold_id = false;  // x-tollhouse-hold-id also to providers without allow_private
-  int64_t count_tokens_per_minute = 600;  // per key: the free endpoints
+  int64_t count_tokens_per_minute = 600;  // and other free questions, per key: the free endpoints
   bool key_in_query = false;       // ?key= is taken for a key; URLs end up in other people's logs
   // Before a budget refuses, the provider's free counter is asked for what bytes only bound.
   bool tighten_bounds = true;

@@ -187,6 +187,16 @@ struct FakeServices::Impl {
       impl->sessions.erase(context);
       return status;
     }
+    grpc::Status ReadBudgetHolds(grpc::ServerContext*, const enforcer::v1::ReadBudgetHoldsRequest* request,
+                                 enforcer::v1::GetBudgetHoldsResponse* response) override {
+      for (int64_t id : request->budget_ids()) {
+        auto* held = response->add_held();
+        held->set_budget_id(id);
+        held->set_period("2026-11@UTC");
+        held->set_held_nanousd(50);
+      }
+      return grpc::Status::OK;
+    }
     grpc::Status Converse(grpc::ServerReaderWriter<enforcer::v1::SessionResponse,
                                                    enforcer::v1::SessionRequest>* stream) {
       enforcer::v1::SessionRequest request;
@@ -220,6 +230,18 @@ struct FakeServices::Impl {
     grpc::ServerBidiReactor<ledger::v1::WatchRequest, ledger::v1::WatchResponse>* Watch(
         grpc::CallbackServerContext* context) override {
       return impl->ledger_hub.Serve(context);
+    }
+    grpc::Status GetBudgets(grpc::ServerContext*, const ledger::v1::GetBudgetsRequest* request,
+                            ledger::v1::GetBudgetsResponse* response) override {
+      ledger::v1::Budget* budget = response->add_budgets();
+      budget->set_budget_id(request->account_id());  // any: it comes back in the next question
+      budget->set_id("acme#month");
+      budget->set_path("acme");
+      budget->set_period("2026-11@UTC");
+      budget->set_limit_nanousd(1000);
+      budget->set_hard_pct(100);
+      budget->set_spent_nanousd(300);
+      return grpc::Status::OK;
     }
     grpc::Status ResolveAccount(grpc::ServerContext*,
                                 const ledger::v1::ResolveAccountRequest* request,

@@ -343,6 +343,10 @@ Task<> Gateway::Serve(Call& call) {
     co_await Refuse(call, Unavailable("no policy has arrived yet"), Metrics::kUnavailable);
     co_return;
   }
+  if (call.target.usage) {
+    co_await ServeUsage(call);
+    co_return;
+  }
   if (call.target.endpoint == Endpoint::kModels) {
     co_await ServeModels(call);
     co_return;
@@ -396,6 +400,20 @@ Task<> Gateway::ServeModels(Call& call) {
   const HeaderList headers{{"content-type", "application/json"},
                            {"x-tollhouse-request-id", call.request_id}};
   co_await call.exchange.Answer(200, headers, body);
+}
+
+Task<> Gateway::ServeUsage(Call& call) {
+  if (!co_await PaceFree(call)) co_return;
+  const auto usage = co_await parts_.usage->Read(call.exchange.loop(), call.principal);
+  if (!usage.ok()) {
+    co_await RefuseStatus(call, usage.status());
+    co_return;
+  }
+  call.status = 200;
+  const HeaderList headers{{"content-type", "application/json"},
+                           {"cache-control", "no-store"},
+                           {"x-tollhouse-request-id", call.request_id}};
+  co_await call.exchange.Answer(200, headers, *usage);
 }
 
 // Everything that can be refused without asking anybody.
@@ -686,8 +704,8 @@ Task<std::unique_ptr<UpstreamConnection>> Gateway::Connect(Call& call, const Ori
   co_return nullptr;
 }
 
-// The provider's free token counter: no hold, a limit of its own.
-Task<> Gateway::ServeFree(Call& call) {
+// What costs nothing has a limit of its own, per key.
+Task<bool> Gateway::PaceFree(Call& call) {
   const Config& config = *parts_.config;
   if (config.count_tokens_per_minute > 0) {
     // One step of 60 s / limit per request, up to ten steps ahead (GCRA).
@@ -695,13 +713,20 @@ Task<> Gateway::ServeFree(Call& call) {
     const int64_t now = call.started_nanos;
     const int64_t due = std::max(call.principal->count_tokens_due.load(), now);
     if (due - now > 10 * step) {
-      Refusal refusal = Make(Kind::kRequestRate, "the token counter is asked too often");
+      Refusal refusal = Make(Kind::kRequestRate, "what is free is asked too often");
       refusal.retry_after = absl::Nanoseconds(due - now - 10 * step);
       co_await Refuse(call, std::move(refusal), Metrics::kLimit);
-      co_return;
+      co_return false;
     }
     call.principal->count_tokens_due.store(due + step);
   }
+  co_return true;
+}
+
+// The provider's free token counter and the like: no hold.
+Task<> Gateway::ServeFree(Call& call) {
+  const Config& config = *parts_.config;
+  if (!co_await PaceFree(call)) co_return;
   const std::string spliced = NeedsSplice(call.facts, call.splice)
                                   ? SpliceForUpstream(call.facts, call.body, call.splice)
                                   : std::string();

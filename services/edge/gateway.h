@@ -17,6 +17,7 @@
 #include "services/edge/policy_source.h"
 #include "services/edge/settler.h"
 #include "services/edge/upstream.h"
+#include "services/edge/usage_reader.h"
 
 namespace tollhouse::edge {
 
@@ -50,6 +51,7 @@ class Gateway final : public RequestHandler {
     Metrics* metrics;
     ObjectOwners* objects;
     TightRatioBook* tight_ratios;
+    UsageReader* usage;
     std::string boot_id;
   };
 
@@ -68,10 +70,12 @@ class Gateway final : public RequestHandler {
 
   Task<> Serve(Call& call);
   Task<> ServeModels(Call& call);
+  Task<> ServeUsage(Call& call);
   Task<> ServeFree(Call& call);
   Task<> ServeStored(Call& call);
   Task<> ServeMetered(Call& call);
   // False: refused, and answered.
+  Task<bool> PaceFree(Call& call);
   Task<bool> Prepare(Call& call);
   Task<bool> Bound(Call& call);
   Task<bool> FindCredential(Call& call);

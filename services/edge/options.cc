@@ -64,7 +64,7 @@ void RegisterOptions(Config* c, config::Options* o) {
   o->Add("budget-status", &c->budget_status, "of an exhausted budget: 402 or 429");
   o->Add("allow-unbounded-features", &c->allow_unbounded_features, "features that no bound covers");
   o->Add("send-hold-id", &c->send_hold_id, "x-tollhouse-hold-id also to providers on the internet");
-  o->Add("count-tokens-per-minute", &c->count_tokens_per_minute, "of the free token counter, per key");
+  o->Add("count-tokens-per-minute", &c->count_tokens_per_minute, "of the free token counter and other free questions, per key");
 }
 
 absl::Status CheckConfig(const Config& c) {

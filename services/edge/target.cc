@@ -162,6 +162,14 @@ Target TargetOf(const RequestHead& head) {
     target.allowed = method == "POST";
     return target;
   }
+  if (path == "/tollhouse/v1/usage") {
+    target.known = Target::Known::kServed;
+    target.endpoint = Endpoint::kModels;
+    target.usage = true;
+    target.name = "usage";
+    target.allowed = method == "GET";
+    return target;
+  }
   if (ReadGemini(path, &target)) {
     target.allowed = method == (target.endpoint == Endpoint::kModels ? "GET" : "POST");
     return target;

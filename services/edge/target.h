@@ -19,6 +19,7 @@ struct Target {
 
   Known known = Known::kUnknown;
   bool allowed = false;  // the method on it
+  bool usage = false;    // /tollhouse/v1/usage: Tollhouse's own, in no dialect
   Endpoint endpoint = Endpoint::kChatCompletions;
   std::string_view name = "other";  // for metrics and logs: bounded
   std::string version;              // Gemini: "v1beta"
@@ -31,10 +32,11 @@ struct Target {
 Target TargetOf(const RequestHead& head);
 
 // Every name that Target::name can have.
-inline constexpr std::array<std::string_view, 16> kTargetNames = {
+inline constexpr std::array<std::string_view, 17> kTargetNames = {
     "chat_completions", "completions",          "responses",        "stored_response",
     "conversations",    "input_tokens",         "embeddings",       "moderations",
     "messages",         "count_tokens",         "generate_content", "stream_generate_content",
-    "embed_content",    "batch_embed_contents", "models",           "other"};
+    "embed_content",    "batch_embed_contents", "models",           "usage",
+    "other"};
 
 }  // namespace tollhouse::edge
