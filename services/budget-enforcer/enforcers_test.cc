@@ -147,12 +147,11 @@ TEST_F(EnforcersTest, OutboxesOfADeadEnforcerAreEmptied) {
   Admit(0, reserve);
   const int64_t free = Free(10);
   ASSERT_GT(free, 0);
-  // As if it had died after the first half of an expiry and of a return.
+  // As if another one had died after the first half of an expiry and of a return.
   OrgState& state = cluster_.store().org(1);
   state.Step(Expire{1, *UuidFromRaw(reserve.reserve().hold_id())});
   const BudgetAmount keep{10, "total", 0};
   state.Step(TakeOut{1, absl::MakeConstSpan(&keep, 1)});
-  cluster_.Kill(0);
   cluster_.Pass(absl::Minutes(3));
   EXPECT_EQ(cluster_.ledger().expired_holds(), 1);
   EXPECT_EQ(Row(10).suspense, kDollar);
