@@ -143,6 +143,10 @@ void App::Stop() {
 
 bool App::WaitReady(absl::Duration timeout) { return impl_->watch.WaitSynced(timeout); }
 
+std::string App::NotReady() const {
+  return impl_->watch.WaitSynced(absl::ZeroDuration()) ? "" : "the ledger's budgets have not come yet";
+}
+
 void App::RunDue() { impl_->RunDue(); }
 
 }  // namespace tollhouse::enforcer

@@ -51,12 +51,15 @@ class App {
 
   // After the server runs: subscribes to the ledger. Reservations wait until its rules are there.
   absl::Status Start();
-  // Ends the sessions (UNAVAILABLE), gives free lease back to the ledger, ends every call. Idempotent. The server
-  // must be shut down after this and before the App is destroyed.
+  // Ends the sessions (UNAVAILABLE), gives free lease back to the ledger if it would be lost, ends every
+  // call. Idempotent. The server must be shut down after this and before the App is destroyed.
   void Stop();
 
   // True once the ledger's rules are in force.
   bool WaitReady(absl::Duration timeout);
+  // Why it cannot decide anything yet, "" if it can. Once it could, an outage of the ledger or of the
+  // store does not count: what can be decided without them is, and the rest is refused honestly.
+  std::string NotReady() const;
   // Does what is due; only with tick_interval zero.
   void RunDue();
 

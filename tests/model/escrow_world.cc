@@ -40,6 +40,38 @@ Vec Cost(const Config& c, int request, int amount) {
 }
 
 // --- the ledger ----------------------------------------------------------------------------------
+Vec Fixed(const Ledger& l) {
+  Vec v = l.spent;
+  for (const auto* terms : {&l.leased, &l.suspense}) {
+    for (const Vec& x : *terms) v = Add(v, x);
+  }
+  return v;
+}
+
+bool Shrinking(const Ledger& l) { return AnyBelow(l.limit, l.cap); }
+
+void SetLimit(const Config& c, Ledger& l, int limit) {
+  if (c.mutation == Mutation::kRecallInLedgerOnly) {
+    const int back = std::min(l.leased.back()[0], std::max(0, Fixed(l)[0] - limit));
+    l.leased.back()[0] -= back;
+  }
+  const int fixed = Fixed(l)[0];
+  l.limit[0] = limit;
+  l.cap[0] = c.mutation == Mutation::kCapBelowLease ? limit : std::max(limit, fixed);
+  l.avail[0] = l.cap[0] - fixed;
+  ++l.changes;
+}
+
+// What nobody needs any more: a cap that is above its limit shrinks first.
+void Release(const Config& c, Ledger& l, const Vec& amounts) {
+  for (size_t n = 0; n < amounts.size(); ++n) {
+    const int surplus = std::max(0, l.cap[n] - l.limit[n]);
+    const int gone = c.mutation == Mutation::kRecallStaysFree ? 0 : std::min(surplus, amounts[n]);
+    l.cap[n] -= gone;
+    l.avail[n] += amounts[n] - gone;
+  }
+}
+
 void RegisterEpoch(const Config& c, Ledger& l, int incarnation) {
   Vec& leased = l.leased.back();
   if (c.mutation == Mutation::kCloseReleasesLease) {
@@ -83,7 +115,7 @@ bool PostTerminal(const Config& c, Ledger& l, int r, Ledger::Entry entry) {
   if (item > 0) {
     const int used = entry.epoch == l.epoch ? entry.amount : 0;
     l.suspense.back() = Sub(l.suspense.back(), Cost(c, r, item));
-    l.avail = Add(l.avail, Cost(c, r, item - used));
+    Release(c, l, Cost(c, r, item - used));
     l.items[r] = 0;
   }
   return true;
@@ -101,7 +133,7 @@ bool PostExpired(const Config& c, Ledger& l, int r, int epoch, int covers) {
   }
   const int took = l.journal[r].epoch == epoch ? l.journal[r].amount : 0;
   leased = Sub(leased, Cost(c, r, covers - took));
-  l.avail = Add(l.avail, Cost(c, r, covers - took));
+  Release(c, l, Cost(c, r, covers - took));
   l.items[r] = 0;
   return true;
 }
@@ -110,7 +142,7 @@ bool PostReturn(const Config& c, Ledger& l, int epoch, const Vec& amounts) {
   if (epoch != l.epoch && c.mutation != Mutation::kUnfencedReturn) return false;
   if (l.returned && c.mutation != Mutation::kReturnTwice) return false;
   l.leased.back() = Sub(l.leased.back(), amounts);
-  l.avail = Add(l.avail, amounts);
+  Release(c, l, amounts);
   l.returned = true;
   return true;
 }
@@ -128,7 +160,7 @@ bool Reclaim(const Config& c, Ledger& l, int epoch) {
   for (size_t i = 0; i < rest.size(); ++i) rest[i] = std::max(0, l.suspense[epoch - 1][i] - keep[i]);
   if (IsZero(rest)) return false;
   l.suspense[epoch - 1] = Sub(l.suspense[epoch - 1], rest);
-  l.avail = Add(l.avail, rest);
+  Release(c, l, rest);
   return true;
 }
 
@@ -284,6 +316,11 @@ bool AddGrant(const Config& c, Store& s, int epoch, const Ledger::Grant& grant) 
   return Run(s, [&](OrgState& core) {
     const auto items = Amounts(c, grant.amounts);
     enforcer::AddGrant event{CalledFor(c, s, epoch), grant.id + s.ghosts, items};
+    if (c.mutation == Mutation::kGrantOutOfOrder && core.epoch() == epoch) {
+      while (core.last_grant_id() + 1 < event.grant_id) {
+        core.Step(enforcer::AddGrant{epoch, core.last_grant_id() + 1, {}});
+      }
+    }
     if (core.Step(event).applied) return true;
     if (c.mutation != Mutation::kGrantAddedTwice || core.epoch() != epoch || grant.id > LastGrant(s)) {
       return false;
@@ -364,7 +401,11 @@ bool Validates(const Config& c, const World& w, int i) {
   const int key = KeyEpoch(w.stores[i]);
   const bool key_fits =
       key == w.ledger.epoch || (c.mutation == Mutation::kFlushUndetected && key == 0);
-  return key_fits && (c.mutation == Mutation::kTrustPromotedSnapshot || w.ledger.owner.back() == i);
+  const int owner = w.ledger.owner.back();
+  const bool identity_fits =
+      c.mutation == Mutation::kTrustPromotedSnapshot ||
+      (c.mutation == Mutation::kIdentityRunIdOnly && c.process[owner] == c.process[i]) || owner == i;
+  return key_fits && identity_fits;
 }
 
 // R7: a report counts only if nobody can still grant under a closed epoch, and the edge has no token
@@ -433,7 +474,11 @@ class Explorer {
       World next = w_;
       next.enforcers[s] = {};
       Go(Kind::kStep, absl::StrCat("E", s, " stops"), std::move(next));
-      if (w_.stores[e.connection].up) EnforcerSteps(s, e.connection, e.epoch);
+      // A process that leads again is found on the same connection; its scripts see another identity.
+      const bool back = c_.mutation == Mutation::kIdentityAtConnectOnly &&
+                        !w_.stores[e.connection].up && c_.process[newest_] == c_.process[e.connection];
+      const int connection = back ? newest_ : e.connection;
+      if (w_.stores[connection].up) EnforcerSteps(s, connection, e.epoch);
     }
     LateReserves();
     Outboxes();
@@ -444,6 +489,7 @@ class Explorer {
       }
     }
     for (int r = 0; r < c_.requests(); ++r) EdgeSteps(r);
+    LimitChanges();
     StoreFaults();
   }
 
@@ -504,7 +550,7 @@ class Explorer {
         Go(Kind::kStep, absl::StrCat("E", s, " acknowledges grant ", grant.id), std::move(acked));
       }
     }
-    if (c_.returns) {
+    if (c_.returns || Shrinking(l)) {
       World next = w_;
       if (TakeOut(c_, next.stores[i], e)) {
         Go(Kind::kStep, absl::StrCat("E", s, " takes lease out of store ", i), std::move(next));
@@ -611,7 +657,11 @@ class Explorer {
     for (int i = 0; i <= newest_; ++i) {
       const Store& store = w_.stores[i];
       const int key = KeyEpoch(store);
-      if (key == 0 || w_.ledger.owner[key - 1] != i) continue;
+      if (key == 0) continue;
+      // Whoever trusts a store sends what is in it.
+      const bool any = c_.mutation == Mutation::kIdentityRunIdOnly ||
+                       c_.mutation == Mutation::kIdentityAtConnectOnly;
+      if (w_.ledger.owner[key - 1] != i && !any) continue;
       for (int r = 0; r < c_.requests(); ++r) {
         const HoldView hold = HoldOf(store, r);
         if (hold.status != Status::kExpired) continue;
@@ -764,6 +814,15 @@ class Explorer {
     }
   }
 
+  // The owner lowers the first budget's limit, and sets it back.
+  void LimitChanges() {
+    if (c_.lowered == 0 || w_.ledger.changes >= 2) return;
+    const bool lower = w_.ledger.limit[0] == c_.caps[0];
+    World next = w_;
+    SetLimit(c_, next.ledger, lower ? c_.lowered : c_.caps[0]);
+    Go(Kind::kFault, lower ? "the limit is lowered" : "the limit is set back", std::move(next));
+  }
+
   void StoreFaults() {
     const Ledger& l = w_.ledger;
     const Store& top = w_.stores[newest_];
@@ -788,11 +847,18 @@ class Explorer {
       Go(Kind::kFault, absl::StrCat("replica of store ", newest_, " stops following"), std::move(next));
     }
     const Store promoted = w_.snapshot ? *w_.snapshot : top;
-    if (c_.failover) {
+    if (c_.failover && !(c_.failback && newest_ == 1)) {
       World next = w_;
       next.stores.push_back(promoted);
       next.snapshot.reset();
       Go(Kind::kFault, absl::StrCat("failover to store ", newest_ + 1), std::move(next));
+    }
+    if (c_.failback && newest_ == 1) {
+      World next = w_;
+      next.stores[0].up = false;
+      next.stores.push_back(promoted);
+      next.snapshot.reset();
+      Go(Kind::kFault, "failback to the process of store 0 as store 2", std::move(next));
     }
     if (c_.restart) {
       World next = w_;
@@ -829,7 +895,9 @@ void PutHold(std::string& out, const Store& s, int r) {
 
 World Initial(const Config& c) {
   World w;
-  for (int n = 0; n < c.nodes(); ++n) w.ledger.avail[n] = c.caps[n];
+  for (int n = 0; n < c.nodes(); ++n) {
+    w.ledger.avail[n] = w.ledger.limit[n] = w.ledger.cap[n] = c.caps[n];
+  }
   w.ledger.items.assign(c.requests(), -1);
   w.ledger.journal.resize(c.requests());
   w.ledger.reports.resize(c.requests());
@@ -855,6 +923,9 @@ std::string KeyOf(const Config& c, const World& w) {
   for (const Vec& v : l.leased) Put(out, v);
   for (const Vec& v : l.suspense) Put(out, v);
   Put(out, l.returned);
+  Put(out, l.limit[0]);
+  Put(out, l.cap[0]);
+  Put(out, l.changes);
   // Grant numbers count only relative to the last one of their epoch.
   for (const Ledger::Grant& g : l.listed) {
     Put(out, g.epoch);
@@ -922,7 +993,7 @@ std::string Violation(const Config& c, const World& w) {
       billed += w.requests[r].billed;
       if (l.journal[r].there) posted += l.journal[r].amount;
     }
-    if (billed > c.caps[n]) return absl::StrCat("OVERSPEND (I4): billed ", billed, " of ", c.caps[n]);
+    if (billed > l.cap[n]) return absl::StrCat("OVERSPEND (I4): billed ", billed, " of ", l.cap[n]);
     int sum = l.avail[n] + l.spent[n];
     bool negative = l.avail[n] < 0 || l.spent[n] < 0;
     for (const auto* terms : {&l.leased, &l.suspense}) {
@@ -932,7 +1003,8 @@ std::string Violation(const Config& c, const World& w) {
       }
     }
     if (negative) return absl::StrCat("NEGATIVE term in the ledger (I1), node ", n);
-    if (sum != c.caps[n]) return absl::StrCat("CONSERVATION (I1): node ", n, " sums to ", sum);
+    if (sum != l.cap[n]) return absl::StrCat("CONSERVATION (I1): node ", n, " sums to ", sum);
+    if (l.cap[n] > l.limit[n] && l.avail[n] > 0) return "RECALL: room is given out above the limit";
     if (posted != l.spent[n]) {
       return absl::StrCat("EXACTLY ONCE (I5, I6): spent ", l.spent[n], ", journal ", posted);
     }
@@ -972,7 +1044,8 @@ std::string Violation(const Config& c, const World& w) {
 bool Drained(const Config& c, const World& w, bool with_operator) {
   const Ledger& l = w.ledger;
   const Store& store = w.stores[l.owner.back()];
-  const Vec expected = c.returns || KeyEpoch(store) != l.epoch ? Vec{} : Free(c, store);
+  const Vec expected =
+      c.returns || Shrinking(l) || KeyEpoch(store) != l.epoch ? Vec{} : Free(c, store);
   if (l.leased.back() != expected) return false;
   std::vector<int> lost;
   for (int r = 0; r < c.requests(); ++r) {

@@ -40,6 +40,9 @@ enum class Mutation {
   kReturnStaysFree,        // R6: lease goes back and stays spendable
   kFlushUndetected,        // R4, R12: takes an empty store for the registered one
   kTrustPromotedSnapshot,  // R12: the epoch key is enough
+  kIdentityRunIdOnly,      // R12: a process is known by its run_id, whatever history it has
+  kIdentityAtConnectOnly,  // R12: and is not looked at again on the same connection
+  kGrantOutOfOrder,        // R10: a grant is added although the one before is missing
   // the ledger
   kCloseReleasesLease,     // R1
   kUnfencedLease,          // R2
@@ -52,6 +55,9 @@ enum class Mutation {
   kReturnTwice,            // R6
   kReclaimWithoutReports,  // R7
   kReclaimUnsettled,       // R7
+  kCapBelowLease,          // a cap shrinks at once, whatever is leased
+  kRecallInLedgerOnly,     // lease is taken back that the store still has
+  kRecallStaysFree,        // what comes back may be leased again, above the new limit
   // the edge
   kReclaimWithLiveZombie,  // R7: reports while an old enforcer can still grant
   kReclaimWithLiveTokens,  // R7: reports while it holds tokens
@@ -73,9 +79,15 @@ struct Config {
   // older state on disk; FLUSHALL.
   bool crash = false, lost = false, returns = false, late = false, failover = false, restart = false,
        flush = false;
+  // After a failover the first process leads again, with the data of the second (same run_id, another
+  // history).
+  bool failback = false;
+  // The first budget's limit may be lowered to this, and set back; 0: it stays.
+  int lowered = 0;
   int enforcers = 2, incarnations = 1, epochs = 1, grants = 1, inflight = 1;
   std::vector<std::vector<int>> paths = {{0}, {0}};
   std::vector<int> caps = {3};
+  std::vector<int> process = {1, 2, 3};  // run_id by incarnation
   // R7 by promise of the edges (what the edges do) instead of by clocks (all other configurations).
   bool promise = false;
   bool reduce = true;  // merge worlds that differ only in what nobody reads
@@ -106,6 +118,9 @@ struct Ledger {
   int epoch = 1;
   std::vector<int> owner = {0};
   Vec avail{}, spent{};
+  // What the owner wants, and what is escrowed: after a decrease the cap follows as lease comes back.
+  Vec limit{}, cap{};
+  int changes = 0;  // of the limit
   std::vector<Vec> leased{Vec{}}, suspense{Vec{}};
   std::vector<int> last_grant{0};
   std::vector<Grant> listed;
