@@ -1,40 +1,33 @@
 #include "libs/testing/postgres_server.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <grp.h>
 #include <libpq-fe.h>
-#include <netinet/in.h>
 #include <pwd.h>
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
-#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <set>
-#include <sstream>
 #include <stdexcept>
 #include <system_error>
-#include <thread>
 
 #include "absl/synchronization/mutex.h"
+#include "libs/testing/process.h"
 
 namespace tollhouse::testing {
 namespace {
 
 constexpr const char* kBinaries = "/usr/lib/postgresql/15/bin/";
-constexpr auto kPatience = std::chrono::seconds(60);  // on a machine that is busy with compilers
-constexpr auto kPause = std::chrono::milliseconds(5);
 
 // Postgres refuses to run as root: root becomes Debian's `postgres`, everybody else stays.
 struct Account {
@@ -52,14 +45,6 @@ const Account& ServerAccount() {
     return Account{.change = true, .uid = entry->pw_uid, .gid = entry->pw_gid};
   }();
   return account;
-}
-
-std::string LastLines(const std::string& path) {
-  std::ifstream file(path);
-  std::stringstream text;
-  text << file.rdbuf();
-  const std::string all = text.str();
-  return all.size() > 2000 ? all.substr(all.size() - 2000) : all;
 }
 
 // Starts a program as the server's account, its output appended to `log`. With `die_with_parent`
@@ -102,7 +87,7 @@ void Run(const std::vector<std::string>& command, const std::string& log) {
   while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
   }
   if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-    throw std::runtime_error(command[0] + " failed (" + std::to_string(status) + "): " + LastLines(log));
+    throw std::runtime_error(command[0] + " failed (" + std::to_string(status) + "): " + EndOfFile(log));
   }
 }
 
@@ -143,20 +128,6 @@ std::string InitializedData() {
   return data;
 }
 
-int FreePort() {
-  const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  if (listener < 0 || bind(listener, reinterpret_cast<sockaddr*>(&address), size) != 0 ||
-      getsockname(listener, reinterpret_cast<sockaddr*>(&address), &size) != 0) {
-    throw std::system_error(errno, std::generic_category(), "no free port");
-  }
-  close(listener);
-  return ntohs(address.sin_port);
-}
-
 std::string UriOf(const std::vector<int>& ports, std::string_view database) {
   std::string out = "postgresql://tollhouse@";
   for (size_t i = 0; i < ports.size(); ++i) {
@@ -165,16 +136,6 @@ std::string UriOf(const std::vector<int>& ports, std::string_view database) {
   out += "/" + std::string(database);
   if (ports.size() > 1) out += "?target_session_attrs=read-write";
   return out;
-}
-
-// Waits for `done`; false after kPatience.
-bool Await(const std::function<bool()>& done) {
-  const auto deadline = std::chrono::steady_clock::now() + kPatience;
-  while (!done()) {
-    if (std::chrono::steady_clock::now() > deadline) return false;
-    std::this_thread::sleep_for(kPause);  // lint: allow(sleep-in-test) polls another process
-  }
-  return true;
 }
 
 }  // namespace
@@ -200,9 +161,9 @@ struct PostgresServer::Instance {
         command.push_back(setting);
       }
       pid = Spawn(command, log, true);
-      if (Await([this] { return Ended() || Ready(); }) && pid != 0) return;
+      if (AwaitProcess([this] { return Ended() || Ready(); }) && pid != 0) return;
       Crash();
-      const std::string said = LastLines(log);
+      const std::string said = EndOfFile(log);
       const bool taken = said.find("Address already in use") != std::string::npos;
       if (!taken || !first || attempt == 5) {
         throw std::runtime_error("postgres does not start: " + said);
@@ -214,9 +175,9 @@ struct PostgresServer::Instance {
   void Crash() {
     if (pid == 0) return;
     kill(pid, SIGQUIT);
-    if (!Await([this] { return Ended(); })) {
+    if (!AwaitProcess([this] { return Ended(); })) {
       kill(pid, SIGKILL);
-      Await([this] { return Ended(); });
+      AwaitProcess([this] { return Ended(); });
     }
   }
 
@@ -329,11 +290,11 @@ void PostgresServer::Crash() { primary_->Crash(); }
 void PostgresServer::Start() { primary_->Start(); }
 
 void PostgresServer::CrashStandby() {
-  if (primary_->pid != 0 && !Await([&] {
+  if (primary_->pid != 0 && !AwaitProcess([&] {
         return PostgresValue(PrimaryUri("postgres"),
                              "SELECT replay_lsn >= pg_current_wal_lsn() FROM pg_stat_replication") == "t";
       })) {
-    throw std::runtime_error("the standby does not catch up: " + LastLines(standby_->log));
+    throw std::runtime_error("the standby does not catch up: " + EndOfFile(standby_->log));
   }
   standby_->Crash();
 }
@@ -342,19 +303,19 @@ void PostgresServer::StartStandby() {
   standby_->Start();
   if (primary_->pid == 0) return;
   const std::string wanted = options_.standby == Standby::kSynchronous ? "sync" : "async";
-  if (!Await([&] {
+  if (!AwaitProcess([&] {
         return PostgresValue(PrimaryUri("postgres"),
                              "SELECT sync_state FROM pg_stat_replication "
                              "WHERE state = 'streaming'") == wanted;
       })) {
-    throw std::runtime_error("the standby does not follow: " + LastLines(standby_->log));
+    throw std::runtime_error("the standby does not follow: " + EndOfFile(standby_->log));
   }
 }
 
 void PostgresServer::Promote() {
   PostgresExecute(StandbyUri("postgres"), "SELECT pg_promote(true, 60)");
   if (PostgresValue(StandbyUri("postgres"), "SELECT pg_is_in_recovery()") != "f") {
-    throw std::runtime_error("the standby was not promoted: " + LastLines(standby_->log));
+    throw std::runtime_error("the standby was not promoted: " + EndOfFile(standby_->log));
   }
 }
 

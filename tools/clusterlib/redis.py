@@ -13,19 +13,14 @@ import os
 import socket
 import time
 
+from .postgres import free_port
+
 PATIENCE_S = 60  # a machine may be busy with compilers
 SLOTS = 16384
 
 
 class RedisError(RuntimeError):
     """What Redis answered."""
-
-
-def free_port():
-    """A port of 127.0.0.1 that nobody listens on at this moment."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 # --- before the start
