@@ -76,7 +76,8 @@ absl::Status FromSqlState(std::string_view state, const std::string& message, bo
   if (state == "57014") return Unavailable("SQL_TIMEOUT", message);
   if (state == "25006") return Unavailable("SQL_READ_ONLY", message);
   // The server shuts down, or ends this session; in a COMMIT it may have been done before.
-  if (state.substr(0, 4) == "57P0" || state.substr(0, 2) == "08" || state == "25P03") {
+  if (state.substr(0, 4) == "57P0" || (state.substr(0, 2) == "08" && state != "08P01") ||
+      state == "25P03") {
     return Unavailable(committing ? "SQL_COMMIT_UNKNOWN" : "SQL_UNAVAILABLE", message);
   }
   if (state.substr(0, 2) == "40") return Unavailable("SQL_RETRY", message);

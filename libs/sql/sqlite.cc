@@ -288,6 +288,11 @@ class SqliteDatabase final : public Database {
                          absl::StrCat("the database has schema ", current, ", this program knows ",
                                       newest, ": start a newer version of it"));
       }
+      if (current > 0 && !migrations.empty() && current < migrations.front().version) {
+        return MakeError(absl::StatusCode::kFailedPrecondition, "SCHEMA_OLD",
+                         absl::StrCat("the database has schema ", current, ", which only versions before ",
+                                      "the first release had: begin with a new file"));
+      }
       for (const Migration& migration : migrations) {
         if (migration.version <= current) continue;
         TH_RETURN_IF_ERROR(c.ExecuteScript(std::string(migration.sql)));

@@ -8,7 +8,7 @@
 #include "libs/obs/metrics.h"
 #include "services/ledger/grpc_service.h"
 #include "services/ledger/poster.h"
-#include "services/ledger/store/sqlite_store.h"
+#include "services/ledger/store/sql_store.h"
 #include "services/ledger/webhooks.h"
 
 namespace tollhouse::ledger {
@@ -16,20 +16,34 @@ namespace {
 
 // The longest the timer sleeps: a clock that jumps is noticed within it.
 constexpr absl::Duration kTick = absl::Seconds(1);
+constexpr absl::Duration kMaintainEvery = absl::Hours(1);
 
 prometheus::Counter& EntryCounter(const char* outcome) {
   return obs::Counter("tollhouse_ledger_entries_total", "Journal entries by what became of them.",
                       {{"outcome", outcome}});
 }
 
+// Enough for posters, leases, reports and the timer at once.
+constexpr int kConnections = 12;
+
+sql::DatabaseSettings SettingsOf(const Config& config) {
+  return {.database = config.database,
+          .password_file = config.database_password_file,
+          .application_name = "tollhouse-ledger",
+          .connections = kConnections,
+          .isolation = sql::Isolation::kReadCommitted};
+}
+
 }  // namespace
 
 struct App::Parts {
-  explicit Parts(Config c, std::unique_ptr<SqliteStore> s)
+  Parts(Config c, sql::OpenedDatabase d, std::unique_ptr<SqlStore> s,
+        std::unique_ptr<InternalService> i, std::unique_ptr<Poster> p)
       : config(std::move(c)),
+        database(std::move(d)),
         store(std::move(s)),
-        poster(std::make_unique<Poster>(store.get())),
-        internal(MakeInternalService(store.get(), poster.get(), config.acknowledge_timeout)),
+        poster(std::move(p)),
+        internal(std::move(i)),
         admin(MakeAdminService(store.get(), internal.get(), config.authenticator)),
         webhooks(std::make_unique<WebhookSender>(store.get(), config.clock)) {
     store->SetDeliveriesAdded([this] { webhooks->Wake(); });
@@ -54,6 +68,7 @@ struct App::Parts {
 
   // Ends raises and resolves old suspense when their time comes.
   void RunTimer() {
+    absl::Time maintain_at = absl::Now() + kMaintainEvery;
     for (;;) {
       const absl::StatusOr<std::optional<absl::Time>> next = store->EndRaises();
       absl::Duration sleep = kTick;
@@ -69,6 +84,11 @@ struct App::Parts {
           obs::Warning("suspense_resolved_as_estimate", {{"holds", *resolved}});
         }
       }
+      if (absl::Now() >= maintain_at) {
+        maintain_at = absl::Now() + kMaintainEvery;
+        const absl::Status maintained = store->Maintain();
+        if (!maintained.ok()) obs::Error("store_not_maintained", {{"reason", maintained.ToString()}});
+      }
       UpdateMetrics();
       absl::MutexLock lock(&mutex);
       if (mutex.AwaitWithTimeout(absl::Condition(&stopping), sleep)) return;
@@ -76,7 +96,8 @@ struct App::Parts {
   }
 
   const Config config;
-  const std::unique_ptr<SqliteStore> store;
+  const sql::OpenedDatabase database;
+  const std::unique_ptr<SqlStore> store;
   const std::unique_ptr<Poster> poster;
   const std::unique_ptr<InternalService> internal;
   const std::unique_ptr<grpc::Service> admin;
@@ -100,15 +121,27 @@ struct App::Parts {
   std::thread timer;
 };
 
+absl::Status Migrate(const Config& config) {
+  return sql::MigrateDatabase(SettingsOf(config), StoreSchema());
+}
+
 App::App(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 
 App::~App() { Stop(); }
 
 absl::StatusOr<std::unique_ptr<App>> App::Create(Config config) {
-  TH_ASSIGN_OR_RETURN(std::unique_ptr<SqliteStore> store,
-                      SqliteStore::Open(config.database_path, config.clock));
+  TH_ASSIGN_OR_RETURN(sql::OpenedDatabase database,
+                      sql::OpenDatabase(SettingsOf(config), StoreSchema()));
+  TH_ASSIGN_OR_RETURN(std::unique_ptr<SqlStore> store,
+                      SqlStore::Open(database.database.get(), config.clock));
+  auto poster = std::make_unique<Poster>(store.get(), Poster::ThreadsFor(*database.database));
+  TH_ASSIGN_OR_RETURN(
+      std::unique_ptr<InternalService> internal,
+      MakeInternalService(store.get(), poster.get(), config.acknowledge_timeout,
+                          {.database = database.database.get(), .postgres = database.postgres}));
   return std::unique_ptr<App>(
-      new App(std::make_unique<Parts>(std::move(config), std::move(store))));
+      new App(std::make_unique<Parts>(std::move(config), std::move(database), std::move(store),
+                                      std::move(internal), std::move(poster))));
 }
 
 void App::RegisterInternal(grpc::ServerBuilder& builder) {

@@ -16,7 +16,8 @@
 namespace tollhouse::ledger {
 
 struct Config {
-  std::string database_path;  // SQLite file, created where there is none
+  std::string database;  // "sqlite:PATH" (made where there is none) or postgresql://USER@HOST:PORT/NAME
+  std::string database_password_file;  // of PostgreSQL
   const Clock* clock = Clock::System();
   const rpc::Authenticator* authenticator = nullptr;  // of the admin API; nullptr: off
   // How long a change waits for connected enforcers and edges before it answers with their names.
@@ -25,10 +26,15 @@ struct Config {
   std::optional<absl::Duration> resolve_suspense_after = absl::Hours(24);
 };
 
+// Brings the database's schema up to date: safe to repeat, and by two at once. A SQLite file needs no
+// such step.
+absl::Status Migrate(const Config& config);
+
 // Create, register, build the server, Start; Stop before the server shuts down, and destroy after it.
 class App {
  public:
-  // Opens the store.
+  // Opens the store: BAD_CONFIG, SCHEMA_OLD (FAILED_PRECONDITION: migrate first), SCHEMA_NEW, SQL_READ_ONLY
+  // or SQL_UNAVAILABLE (UNAVAILABLE).
   static absl::StatusOr<std::unique_ptr<App>> Create(Config config);
   ~App();
 

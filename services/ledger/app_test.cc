@@ -85,7 +85,7 @@ class AppTest : public ::testing::Test {
   ~AppTest() override { Stop(); }
 
   void Start(const rpc::Authenticator* authenticator) {
-    auto app = App::Create({.database_path = dir_.File("ledger.db"),
+    auto app = App::Create({.database = "sqlite:" + dir_.File("ledger.db"),
                             .clock = &clock_,
                             .authenticator = authenticator,
                             .acknowledge_timeout = acknowledge_timeout_});

@@ -5,8 +5,8 @@
 #include "libs/base/error.h"
 #include "libs/base/status_macros.h"
 #include "libs/obs/log.h"
+#include "libs/rpc/replicated_watch.h"
 #include "libs/rpc/status.h"
-#include "libs/rpc/watch_hub.h"
 #include "tollhouse/ledger/v1/ledger.grpc.pb.h"
 
 namespace tollhouse::ledger {
@@ -21,8 +21,14 @@ absl::Status ForCaller(const absl::Status& status) {
     return MakeError(absl::StatusCode::kUnavailable, reason,
                      "the ledger's disk is full or failing; nothing was changed");
   }
-  if (reason == "SQL_BUSY") {
-    return MakeError(absl::StatusCode::kUnavailable, reason, "the ledger is busy; try again");
+  if (status.code() == absl::StatusCode::kUnavailable) {
+    return MakeError(absl::StatusCode::kUnavailable, reason,
+                     reason == "SQL_COMMIT_UNKNOWN"
+                         ? "the ledger's database was lost during the commit; try again, it counts once"
+                     : reason == "SQL_BUSY" || reason == "SQL_RETRY" || reason == "SQL_TIMEOUT"
+                         ? "the ledger is busy; try again"
+                     : reason == "SQL_READ_ONLY" ? "the ledger's database takes no writes now; try again later"
+                                                 : "the ledger's database cannot be reached; try again later");
   }
   return absl::InternalError("the ledger's store failed");
 }
@@ -137,23 +143,19 @@ class PostStream final : public grpc::ServerBidiReactor<v1::PostRequest, v1::Pos
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
+using LedgerWatch = rpc::ReplicatedWatch<v1::WatchRequest, v1::WatchResponse>;
 using Base = v1::LedgerService::WithCallbackMethod_Watch<
     v1::LedgerService::WithCallbackMethod_Post<v1::LedgerService::Service>>;
 
 class LedgerServiceImpl final : public Base {
  public:
-  using Hub = rpc::WatchHub<v1::WatchRequest, v1::WatchResponse>;
-
-  LedgerServiceImpl(Store* store, Poster* poster, absl::Duration acknowledge_timeout)
-      : store_(store), poster_(poster), acknowledge_timeout_(acknowledge_timeout), hub_([store] { return store->Snapshot(); }) {
-    store->SetPublish([this](v1::WatchResponse change) { return hub_.Publish(std::move(change)); });
-  }
-
-  Hub& hub() { return hub_; }
+  LedgerServiceImpl(Store* store, Poster* poster, LedgerWatch* watch,
+                    absl::Duration acknowledge_timeout)
+      : store_(store), poster_(poster), watch_(watch), acknowledge_timeout_(acknowledge_timeout) {}
 
   grpc::ServerBidiReactor<v1::WatchRequest, v1::WatchResponse>* Watch(
       grpc::CallbackServerContext* context) override {
-    return hub_.Serve(context);
+    return watch_->Serve(context);
   }
 
   grpc::ServerBidiReactor<v1::PostRequest, v1::PostResponse>* Post(
@@ -183,7 +185,7 @@ class LedgerServiceImpl final : public Base {
     absl::StatusOr<v1::CreateKeyAccountResponse> created =
         store_->CreateKeyAccount(*request, &version);
     // A budget that a template gave it is in force before the key can be used.
-    if (version > 0) hub_.WaitAcknowledged(version, acknowledge_timeout_);
+    watch_->WaitAcknowledged(version, acknowledge_timeout_);
     return Reply(std::move(created), response);
   }
 
@@ -270,34 +272,42 @@ class LedgerServiceImpl final : public Base {
 
   Store* const store_;
   Poster* const poster_;
+  LedgerWatch* const watch_;
   const absl::Duration acknowledge_timeout_;
-  Hub hub_;
 };
 
 class InternalServiceImpl final : public InternalService {
  public:
-  InternalServiceImpl(Store* store, Poster* poster, absl::Duration acknowledge_timeout)
-      : acknowledge_timeout_(acknowledge_timeout), service_(store, poster, acknowledge_timeout) {}
+  InternalServiceImpl(std::unique_ptr<LedgerWatch> watch, Store* store, Poster* poster,
+                      absl::Duration acknowledge_timeout)
+      : acknowledge_timeout_(acknowledge_timeout),
+        watch_(std::move(watch)),
+        service_(store, poster, watch_.get(), acknowledge_timeout) {
+    store->SetChanged([this] { watch_->Wake(); });
+  }
 
   grpc::Service* service() override { return &service_; }
 
   std::vector<std::string> WaitAcknowledged(int64_t version) override {
-    if (version == 0) return {};
-    return service_.hub().WaitAcknowledged(version, acknowledge_timeout_);
+    return watch_->WaitAcknowledged(version, acknowledge_timeout_);
   }
 
-  void Shutdown() override { service_.hub().Shutdown(); }
+  void Shutdown() override { watch_->Shutdown(); }
 
  private:
   const absl::Duration acknowledge_timeout_;
+  const std::unique_ptr<LedgerWatch> watch_;
   LedgerServiceImpl service_;
 };
 
 }  // namespace
 
-std::unique_ptr<InternalService> MakeInternalService(Store* store, Poster* poster,
-                                                     absl::Duration acknowledge_timeout) {
-  return std::make_unique<InternalServiceImpl>(store, poster, acknowledge_timeout);
+absl::StatusOr<std::unique_ptr<InternalService>> MakeInternalService(
+    Store* store, Poster* poster, absl::Duration acknowledge_timeout, sql::ChangeFeedOptions changes) {
+  TH_ASSIGN_OR_RETURN(std::unique_ptr<LedgerWatch> watch,
+                      LedgerWatch::Start(
+                          std::move(changes), [store] { return store->Snapshot(); }, &LedgerWatch::Parse));
+  return std::make_unique<InternalServiceImpl>(std::move(watch), store, poster, acknowledge_timeout);
 }
 
 }  // namespace tollhouse::ledger

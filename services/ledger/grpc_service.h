@@ -5,9 +5,11 @@
 
 #include <memory>
 
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "libs/base/clock.h"
 #include "libs/rpc/authenticator.h"
+#include "libs/sql/change_feed.h"
 #include "services/ledger/poster.h"
 #include "services/ledger/store/store.h"
 
@@ -21,8 +23,8 @@ class Publisher {
   virtual std::vector<std::string> WaitAcknowledged(int64_t version) = 0;
 };
 
-// The internal service. The store's changes are published to its watchers from construction on. All
-// arguments outlive it; it outlives the server it is registered with.
+// The internal service. What any ledger on this database changes reaches its watchers. All arguments
+// outlive it; it outlives the server it is registered with.
 class InternalService : public Publisher {
  public:
   virtual grpc::Service* service() = 0;
@@ -30,14 +32,14 @@ class InternalService : public Publisher {
   virtual void Shutdown() = 0;
 };
 
-std::unique_ptr<InternalService> MakeInternalService(Store* store, Poster* poster,
-                                                     absl::Duration acknowledge_timeout);
+absl::StatusOr<std::unique_ptr<InternalService>> MakeInternalService(
+    Store* store, Poster* poster, absl::Duration acknowledge_timeout, sql::ChangeFeedOptions changes);
 
 std::unique_ptr<grpc::Service> MakeAdminService(Store* store, Publisher* publisher,
                                                 const rpc::Authenticator* authenticator);
 
 // What a caller gets to see of a store's error: driver errors keep their reason only where it helps
-// (SQL_FULL, SQL_BUSY: UNAVAILABLE), never their text.
+// (all that are UNAVAILABLE, and SQL_FULL), never their text.
 absl::Status ForCaller(const absl::Status& status);
 
 }  // namespace tollhouse::ledger

@@ -2,7 +2,6 @@
 #include <memory>
 #include <string>
 
-#include "absl/strings/strip.h"
 #include "libs/base/status_macros.h"
 #include "libs/rpc/program.h"
 #include "services/ledger/app.h"
@@ -20,28 +19,26 @@ constexpr char kExamples[] =
     "      for a trial on this machine\n";
 
 int Run(int argc, char** argv) {
-  std::string database;
   Config config;
   absl::Duration resolve_suspense_after = *config.resolve_suspense_after;
   rpc::Program program({"ledger", "accounts, budgets and the journal", kExamples, true, 7101});
   config::Options& options = program.options();
-  options.Add("database", &database, "sqlite:PATH (required)");
+  options.Add("database", &config.database,
+              "sqlite:PATH, or postgresql://USER@HOST:PORT/NAME without a password (required)");
+  options.Add("database-password-file", &config.database_password_file,
+              "of PostgreSQL; read at each connect");
   options.Add("acknowledge-timeout", &config.acknowledge_timeout,
               "how long a change waits for connected enforcers and edges");
   options.Add("resolve-suspense-after", &resolve_suspense_after,
               "unknown ends are booked at their full amount then; inf: never");
   const auto prepare = [&] {
-    config.database_path = std::string(absl::StripPrefix(database, "sqlite:"));
     config.resolve_suspense_after.reset();
     if (resolve_suspense_after < absl::InfiniteDuration()) config.resolve_suspense_after = resolve_suspense_after;
   };
   program.SetCheck([&] {
-    return database.empty() ? absl::InvalidArgumentError("--database is required") : absl::OkStatus();
+    return config.database.empty() ? absl::InvalidArgumentError("--database is required") : absl::OkStatus();
   });
-  program.AddCommand("migrate", [&] {
-    prepare();
-    return App::Create(config).status();
-  });
+  program.AddCommand("migrate", [&] { return Migrate(config); });
   return program.Run(argc, argv, [&](const rpc::Environment& environment) -> absl::StatusOr<std::unique_ptr<rpc::Hosted>> {
     prepare();
     config.authenticator = environment.authenticator().get();

@@ -14,7 +14,13 @@ constexpr int kEntriesPerCommit = 4096;
 
 }  // namespace
 
-Poster::Poster(Store* store) : store_(store), thread_([this] { Run(); }) {}
+Poster::Poster(Store* store, int threads) : store_(store) {
+  for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { Run(); });
+}
+
+int Poster::ThreadsFor(const sql::Database& database) {
+  return database.dialect() == sql::Dialect::kSqlite ? 1 : 2;
+}
 
 Poster::~Poster() { Stop(); }
 
@@ -45,7 +51,9 @@ void Poster::Stop() {
     absl::MutexLock lock(&mutex_);
     stopping_ = true;
   }
-  if (thread_.joinable()) thread_.join();
+  for (std::thread& thread : threads_) {
+    if (thread.joinable()) thread.join();
+  }
 }
 
 void Poster::Run() {

@@ -8,8 +8,7 @@
 #include "libs/crypto/digest.h"
 #include "libs/testing/fake_clock.h"
 #include "libs/testing/http_listener.h"
-#include "libs/testing/temp_dir.h"
-#include "services/ledger/store/sqlite_store.h"
+#include "services/ledger/store/store_testing.h"
 
 namespace tollhouse::ledger {
 namespace {
@@ -35,7 +34,8 @@ class WebhooksTest : public ::testing::Test {
   void Reopen() {
     sender_.reset();
     store_.reset();
-    auto opened = SqliteStore::Open(dir_.File("ledger.db"), &clock_);
+    home_.Reopen();
+    auto opened = home_.Open(&clock_);
     EXPECT_TRUE(opened.ok()) << opened.status();
     store_ = *std::move(opened);
     sender_ = std::make_unique<WebhookSender>(store_.get(), &clock_);
@@ -66,10 +66,10 @@ class WebhooksTest : public ::testing::Test {
 
   v1::Alert Alert() { return store_->ListAlerts({})->alerts(0); }
 
-  testing::TempDir dir_;
+  StoreHome home_{sql::Dialect::kSqlite};
   testing::FakeClock clock_;
   testing::HttpListener server_;
-  std::unique_ptr<SqliteStore> store_;
+  std::unique_ptr<SqlStore> store_;
   std::unique_ptr<WebhookSender> sender_;
   v1::Budget budget_;
   int64_t org_ = 0;

@@ -208,7 +208,7 @@ absl::StatusOr<std::unique_ptr<Standalone>> Standalone::Start(const Config& conf
   TH_ASSIGN_OR_RETURN(parts->authenticator, rpc::Authenticator::FromFile(file("admin.token"), true));
 
   TH_RETURN_IF_ERROR(parts->ledger.Host(ledger::App::Create(
-      {.database_path = file("ledger.db"), .authenticator = parts->authenticator.get()})));
+      {.database = "sqlite:" + file("ledger.db"), .authenticator = parts->authenticator.get()})));
   TH_RETURN_IF_ERROR(parts->router.Host(router::App::Create(
       {.database = "sqlite:" + file("router.db"), .authenticator = parts->authenticator.get()})));
   TH_RETURN_IF_ERROR(parts->vault.Host(vault::App::Create(

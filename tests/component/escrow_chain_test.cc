@@ -30,7 +30,7 @@ class EscrowChainTest : public ::testing::Test {
  protected:
   EscrowChainTest() {
     ledger::Config config;
-    config.database_path = dir_.File("ledger.db");
+    config.database = "sqlite:" + dir_.File("ledger.db");
     auto app = ledger::App::Create(config);
     EXPECT_TRUE(app.ok()) << app.status();
     ledger_ = *std::move(app);

@@ -50,6 +50,7 @@ absl::Status Entries(Invocation& in, EntriesArgs& args) {
     TH_ASSIGN_OR_RETURN(const auto page, in.api.Call(args.request));
     for (const auto& entry : page.entries()) {
       args.request.set_after_sequence(entry.sequence());
+      args.request.set_after_org_id(entry.org_id());
       if (left-- <= 0) break;
       entries.Add(FromProto(entry));
     }

@@ -11,8 +11,7 @@
 #include "libs/base/error.h"
 #include "libs/base/uuid.h"
 #include "libs/testing/fake_clock.h"
-#include "libs/testing/temp_dir.h"
-#include "services/ledger/store/sqlite_store.h"
+#include "services/ledger/store/store_testing.h"
 
 namespace tollhouse::ledger {
 namespace {
@@ -25,18 +24,21 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-class StoreTest : public ::testing::Test {
+class StoreTest : public ::testing::TestWithParam<sql::Dialect> {
  protected:
   StoreTest() { Reopen(); }
 
   void Reopen() {
     store_.reset();
-    auto opened = SqliteStore::Open(dir_.File("ledger.db"), &clock_);
+    home_.Reopen();
+    auto opened = home_.Open(&clock_);
     ASSERT_TRUE(opened.ok()) << opened.status();
     store_ = *std::move(opened);
-    store_->SetPublish([this](v1::WatchResponse change) {
-      changes_.push_back(std::move(change));
-      return static_cast<int64_t>(changes_.size());
+    store_->SetChanged([this] {
+      for (v1::WatchResponse& change : home_.Changes(changes_seen_)) {
+        ++changes_seen_;
+        changes_.push_back(std::move(change));
+      }
     });
   }
 
@@ -174,16 +176,17 @@ class StoreTest : public ::testing::Test {
     return {last.problems().begin(), last.problems().end()};
   }
 
-  testing::TempDir dir_;
+  StoreHome home_{GetParam()};
   testing::FakeClock clock_;
-  std::unique_ptr<SqliteStore> store_;
+  std::unique_ptr<SqlStore> store_;
   std::vector<v1::WatchResponse> changes_;
+  int64_t changes_seen_ = 1;  // an empty log is at version 1
   std::vector<int64_t> path_ = {0};
   int64_t epoch_ = 0;
   int64_t grant_ = 0;
 };
 
-TEST_F(StoreTest, SettleMovesLeasedToSpentAtEveryLevel) {
+TEST_P(StoreTest, SettleMovesLeasedToSpentAtEveryLevel) {
   SetUpPath();
   const v1::Budget org = SetBudget("acme", 1000);
   const v1::Budget team = SetBudget("acme/payments", 500);
@@ -201,7 +204,7 @@ TEST_F(StoreTest, SettleMovesLeasedToSpentAtEveryLevel) {
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
-TEST_F(StoreTest, SettlementsAreExactlyOnce) {
+TEST_P(StoreTest, SettlementsAreExactlyOnce) {
   SetUpPath();
   const v1::Budget org = SetBudget("acme", 1000);
   Lease(org, 1, 1000);
@@ -223,7 +226,7 @@ TEST_F(StoreTest, SettlementsAreExactlyOnce) {
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
-TEST_F(StoreTest, DuplicatesWithinABatchArePostedOnce) {
+TEST_P(StoreTest, DuplicatesWithinABatchArePostedOnce) {
   SetUpPath();
   const v1::Budget org = SetBudget("acme", 1000);
   Lease(org, 1, 1000);
@@ -238,7 +241,7 @@ TEST_F(StoreTest, DuplicatesWithinABatchArePostedOnce) {
   EXPECT_EQ(Budget("acme#month").spent_nanousd(), 75);
 }
 
-TEST_F(StoreTest, MalformedEntriesAreRejectedAloneAndSaySo) {
+TEST_P(StoreTest, MalformedEntriesAreRejectedAloneAndSaySo) {
   SetUpPath();
   const v1::Budget org = SetBudget("acme", 1000);
   Lease(org, 1, 1000);
@@ -277,7 +280,7 @@ TEST_F(StoreTest, MalformedEntriesAreRejectedAloneAndSaySo) {
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
-TEST_F(StoreTest, CostAboveTheHoldIsChargedInFullAndTheRestIsOverrun) {
+TEST_P(StoreTest, CostAboveTheHoldIsChargedInFullAndTheRestIsOverrun) {
   SetUpPath();
   const v1::Budget org = SetBudget("acme", 1000);
   Lease(org, 1, 950);
@@ -306,7 +309,7 @@ TEST_F(StoreTest, CostAboveTheHoldIsChargedInFullAndTheRestIsOverrun) {
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
-TEST_F(StoreTest, LeasesAreFencedByTheEpochAndNumberedGrantsRepeat) {
+TEST_P(StoreTest, LeasesAreFencedByTheEpochAndNumberedGrantsRepeat) {
   SetUpPath();
   const v1::Budget org = SetBudget("acme", 1000);
   EXPECT_EQ(Lease(org, 100, 400), 400);
@@ -339,7 +342,7 @@ TEST_F(StoreTest, LeasesAreFencedByTheEpochAndNumberedGrantsRepeat) {
   EXPECT_EQ(ReasonOf(store_->GrantLease(late).status()), "EPOCH_CLOSED");
 }
 
-TEST_F(StoreTest, TheLedgerNumbersGrantsOfManyEnforcers) {
+TEST_P(StoreTest, TheLedgerNumbersGrantsOfManyEnforcers) {
   SetUpPath();
   const v1::Budget org = SetBudget("acme", 1000);
   v1::GrantLeaseRequest request;
@@ -378,7 +381,7 @@ TEST_F(StoreTest, TheLedgerNumbersGrantsOfManyEnforcers) {
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
-TEST_F(StoreTest, EpochsAreComparedAndSet) {
+TEST_P(StoreTest, EpochsAreComparedAndSet) {
   SetUpPath();
   EXPECT_EQ(RegisterEpoch("memory-1"), 1);  // the same incarnation: the same answer
   v1::RegisterEpochRequest stale;
@@ -396,7 +399,7 @@ TEST_F(StoreTest, EpochsAreComparedAndSet) {
 }
 
 // R1, R7.
-TEST_F(StoreTest, ClosedEpochsLeaseReturnsOnlyAfterEveryEdgeHasAnnounced) {
+TEST_P(StoreTest, ClosedEpochsLeaseReturnsOnlyAfterEveryEdgeHasAnnounced) {
   SetUpPath();
   RegisterEdge("edge-2");
   const v1::Budget org = SetBudget("acme", 1000);
@@ -441,7 +444,7 @@ TEST_F(StoreTest, ClosedEpochsLeaseReturnsOnlyAfterEveryEdgeHasAnnounced) {
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
-TEST_F(StoreTest, LostLeaseOfALostEdgeWaitsForAnOperator) {
+TEST_P(StoreTest, LostLeaseOfALostEdgeWaitsForAnOperator) {
   SetUpPath();
   const v1::Budget org = SetBudget("acme", 1000);
   Lease(org, 1, 600);
@@ -459,7 +462,7 @@ TEST_F(StoreTest, LostLeaseOfALostEdgeWaitsForAnOperator) {
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
-TEST_F(StoreTest, AnnouncingAnOpenEpochIsRefused) {
+TEST_P(StoreTest, AnnouncingAnOpenEpochIsRefused) {
   SetUpPath();
   v1::AnnounceHoldsRequest announce;
   announce.set_org_id(path_[0]);
@@ -468,7 +471,7 @@ TEST_F(StoreTest, AnnouncingAnOpenEpochIsRefused) {
   EXPECT_EQ(ReasonOf(store_->AnnounceHolds(announce)), "EPOCH_OPEN");
 }
 
-TEST_F(StoreTest, SuspensionReportedBeforeTheEpochClosedStaysUnlessItEnds) {
+TEST_P(StoreTest, SuspensionReportedBeforeTheEpochClosedStaysUnlessItEnds) {
   SetUpPath();
   const v1::Budget org = SetBudget("acme", 1000);
   Lease(org, 1, 600);
@@ -484,7 +487,7 @@ TEST_F(StoreTest, SuspensionReportedBeforeTheEpochClosedStaysUnlessItEnds) {
 }
 
 // R5, second half.
-TEST_F(StoreTest, ExpiredHoldWaitsInSuspenseForItsEnd) {
+TEST_P(StoreTest, ExpiredHoldWaitsInSuspenseForItsEnd) {
   SetUpPath();
   const v1::Budget org = SetBudget("acme", 1000);
   Lease(org, 1, 600);
@@ -508,7 +511,7 @@ TEST_F(StoreTest, ExpiredHoldWaitsInSuspenseForItsEnd) {
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
-TEST_F(StoreTest, ExpiryAfterTheEndReturnsWhatWasNotUsed) {
+TEST_P(StoreTest, ExpiryAfterTheEndReturnsWhatWasNotUsed) {
   SetUpPath();
   const v1::Budget org = SetBudget("acme", 1000);
   Lease(org, 1, 600);
@@ -528,7 +531,7 @@ TEST_F(StoreTest, ExpiryAfterTheEndReturnsWhatWasNotUsed) {
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
-TEST_F(StoreTest, SuspensionIsOneRowThatTheEndClears) {
+TEST_P(StoreTest, SuspensionIsOneRowThatTheEndClears) {
   SetUpPath();
   const v1::Budget org = SetBudget("acme", 1000);
   Lease(org, 1, 600);
@@ -550,7 +553,7 @@ TEST_F(StoreTest, SuspensionIsOneRowThatTheEndClears) {
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
-TEST_F(StoreTest, ResolutionIsReversedWhenTheTruthArrives) {
+TEST_P(StoreTest, ResolutionIsReversedWhenTheTruthArrives) {
   SetUpPath();
   const v1::Budget org = SetBudget("acme", 1000);
   Lease(org, 1, 600);
@@ -583,7 +586,7 @@ TEST_F(StoreTest, ResolutionIsReversedWhenTheTruthArrives) {
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
-TEST_F(StoreTest, OldSuspenseIsBookedAtTheFullHold) {
+TEST_P(StoreTest, OldSuspenseIsBookedAtTheFullHold) {
   SetUpPath();
   const v1::Budget org = SetBudget("acme", 1000);
   Lease(org, 1, 600);
@@ -598,7 +601,7 @@ TEST_F(StoreTest, OldSuspenseIsBookedAtTheFullHold) {
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
-TEST_F(StoreTest, LowerLimitShrinksTheCapAsLeasesReturn) {
+TEST_P(StoreTest, LowerLimitShrinksTheCapAsLeasesReturn) {
   SetUpPath();
   const v1::Budget org = SetBudget("acme", 1000);
   Lease(org, 1, 600);
@@ -624,7 +627,7 @@ TEST_F(StoreTest, LowerLimitShrinksTheCapAsLeasesReturn) {
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
-TEST_F(StoreTest, AnOverrunCallsLeasesBack) {
+TEST_P(StoreTest, AnOverrunCallsLeasesBack) {
   SetUpPath();
   const v1::Budget org = SetBudget("acme", 1000);
   Lease(org, 1, 1000);
@@ -637,7 +640,7 @@ TEST_F(StoreTest, AnOverrunCallsLeasesBack) {
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
-TEST_F(StoreTest, RaisesEndByThemselves) {
+TEST_P(StoreTest, RaisesEndByThemselves) {
   SetUpPath();
   const v1::Budget org = SetBudget("acme", 1000, [](BudgetSpec& s) { s.hard_pct = 110; });
   int64_t version = 0;
@@ -664,7 +667,7 @@ TEST_F(StoreTest, RaisesEndByThemselves) {
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
-TEST_F(StoreTest, NewBudgetStartsWithWhatWasSpent) {
+TEST_P(StoreTest, NewBudgetStartsWithWhatWasSpent) {
   SetUpPath();
   Post(Entry(v1::ENTRY_KIND_SETTLE, 70, {}, 0));
   clock_.Advance(absl::Hours(13));  // the 22nd in UTC and in Berlin
@@ -681,7 +684,7 @@ TEST_F(StoreTest, NewBudgetStartsWithWhatWasSpent) {
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
-TEST_F(StoreTest, AnotherWindowZoneOrMatchIsAnotherBudgetOfTheSameId) {
+TEST_P(StoreTest, AnotherWindowZoneOrMatchIsAnotherBudgetOfTheSameId) {
   SetUpPath();
   Post(Entry(v1::ENTRY_KIND_SETTLE, 70, {}, 0));
   const v1::Budget first = SetBudget("acme", 1000);
@@ -698,7 +701,7 @@ TEST_F(StoreTest, AnotherWindowZoneOrMatchIsAnotherBudgetOfTheSameId) {
   EXPECT_EQ(store_->ListBudgets({})->budgets_size(), 1);
 }
 
-TEST_F(StoreTest, PeriodsRollOverAsNewRows) {
+TEST_P(StoreTest, PeriodsRollOverAsNewRows) {
   SetUpPath();
   const v1::Budget day = SetBudget("acme", 1000, [](BudgetSpec& s) {
     s.window = "day";
@@ -718,7 +721,7 @@ TEST_F(StoreTest, PeriodsRollOverAsNewRows) {
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
-TEST_F(StoreTest, ObservedBudgetsCountAndMayBeEnforcedLater) {
+TEST_P(StoreTest, ObservedBudgetsCountAndMayBeEnforcedLater) {
   SetUpPath();
   const v1::Budget org = SetBudget(
       "acme", 100, [](BudgetSpec& s) { s.mode = common::v1::BUDGET_MODE_OBSERVE; });
@@ -736,7 +739,7 @@ TEST_F(StoreTest, ObservedBudgetsCountAndMayBeEnforcedLater) {
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
-TEST_F(StoreTest, ThresholdsAlertOncePerWindow) {
+TEST_P(StoreTest, ThresholdsAlertOncePerWindow) {
   SetUpPath();
   v1::SetWebhookRequest hook;
   hook.set_path("acme");
@@ -782,7 +785,7 @@ TEST_F(StoreTest, ThresholdsAlertOncePerWindow) {
   EXPECT_EQ(store_->DueDeliveries(10)->size(), 1u);
 }
 
-TEST_F(StoreTest, TemplatesGiveEachAccountABudgetOfItsOwn) {
+TEST_P(StoreTest, TemplatesGiveEachAccountABudgetOfItsOwn) {
   SetUpPath();
   const v1::Budget each = SetBudget("acme", 500, [](BudgetSpec& s) { s.for_each = ACCOUNT_KIND_USER; });
   EXPECT_EQ(each.id(), "acme#month*user");
@@ -807,7 +810,7 @@ TEST_F(StoreTest, TemplatesGiveEachAccountABudgetOfItsOwn) {
   EXPECT_EQ(store_->ListBudgets(sarah)->budgets_size(), 0);
 }
 
-TEST_F(StoreTest, AtMost32BudgetsApplyToARequest) {
+TEST_P(StoreTest, AtMost32BudgetsApplyToARequest) {
   SetUpPath();
   for (int i = 0; i < 31; ++i) {
     SetBudget("acme", 1, [&](BudgetSpec& s) { s.name = absl::StrCat("b", i); });
@@ -822,7 +825,7 @@ TEST_F(StoreTest, AtMost32BudgetsApplyToARequest) {
   EXPECT_EQ(store_->ListBudgets({})->budgets_size(), 32);
 }
 
-TEST_F(StoreTest, MovingAnAccountRewritesNoPast) {
+TEST_P(StoreTest, MovingAnAccountRewritesNoPast) {
   SetUpPath();
   Create("acme/risk");
   const v1::Budget team = SetBudget("acme/payments", 1000);
@@ -862,7 +865,7 @@ TEST_F(StoreTest, MovingAnAccountRewritesNoPast) {
   EXPECT_EQ(ReasonOf(store_->MoveAccount(move, &version).status()), "BAD_ARGUMENT");
 }
 
-TEST_F(StoreTest, NamesAreCheckedAndUniqueAmongSiblings) {
+TEST_P(StoreTest, NamesAreCheckedAndUniqueAmongSiblings) {
   SetUpPath();
   const auto create = [&](const std::string& path, common::v1::AccountKind kind, bool if_absent = false) {
     v1::CreateAccountRequest request;
@@ -891,7 +894,7 @@ TEST_F(StoreTest, NamesAreCheckedAndUniqueAmongSiblings) {
   EXPECT_EQ(ReasonOf(create("acme/ci", ACCOUNT_KIND_TEAM).status()), "ACCOUNT_EXISTS");
 }
 
-TEST_F(StoreTest, KeyAccountsAreIdempotentByRequest) {
+TEST_P(StoreTest, KeyAccountsAreIdempotentByRequest) {
   SetUpPath();
   v1::CreateKeyAccountRequest request;
   request.set_parent_path("acme/payments");
@@ -913,7 +916,7 @@ TEST_F(StoreTest, KeyAccountsAreIdempotentByRequest) {
   EXPECT_EQ(ReasonOf(store_->ResolveAccount(resolve).status()), "ACCOUNT_NOT_FOUND");
 }
 
-TEST_F(StoreTest, DeletingIsATombstone) {
+TEST_P(StoreTest, DeletingIsATombstone) {
   SetUpPath();
   const v1::Budget team = SetBudget("acme/payments", 1000);
   Lease(team, 1, 1000);
@@ -935,7 +938,7 @@ TEST_F(StoreTest, DeletingIsATombstone) {
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
-TEST_F(StoreTest, ResolveGivesTheChainWithTagsAndLimits) {
+TEST_P(StoreTest, ResolveGivesTheChainWithTagsAndLimits) {
   SetUpPath();
   v1::SetLimitsRequest limits;
   limits.set_path("acme/payments");
@@ -957,7 +960,7 @@ TEST_F(StoreTest, ResolveGivesTheChainWithTagsAndLimits) {
   EXPECT_EQ(store_->Snapshot()->limits_size(), 1);
 }
 
-TEST_F(StoreTest, SpendIsGroupedAndSorted) {
+TEST_P(StoreTest, SpendIsGroupedAndSorted) {
   SetUpPath();
   Post(Entry(v1::ENTRY_KIND_SETTLE, 70, {}, 0));
   v1::Entry other = Entry(v1::ENTRY_KIND_SETTLE, 100, {}, 0);
@@ -982,7 +985,7 @@ TEST_F(StoreTest, SpendIsGroupedAndSorted) {
   EXPECT_EQ(ReasonOf(store_->GetSpend(request).status()), "BAD_ARGUMENT");
 }
 
-TEST_F(StoreTest, EntriesAreListedInPostingOrderAfterACursor) {
+TEST_P(StoreTest, EntriesAreListedInPostingOrderAfterACursor) {
   SetUpPath();
   for (int i = 1; i <= 5; ++i) Post(Entry(v1::ENTRY_KIND_SETTLE, i, {}, 0));
   v1::ListEntriesRequest request;
@@ -1001,6 +1004,9 @@ TEST_F(StoreTest, EntriesAreListedInPostingOrderAfterACursor) {
   EXPECT_EQ(by_hold->attempts(0).entry().cost_nanousd(), 3);
   EXPECT_EQ(ReasonOf(store_->ExplainRequest("nothing").status()), "REQUEST_NOT_FOUND");
 }
+
+INSTANTIATE_TEST_SUITE_P(Stores, StoreTest,
+                         ::testing::Values(sql::Dialect::kSqlite, sql::Dialect::kPostgres), DialectName);
 
 }  // namespace
 }  // namespace tollhouse::ledger

@@ -19,14 +19,13 @@
 #include "libs/base/uuid.h"
 #include "libs/testing/fake_clock.h"
 #include "libs/testing/seed.h"
-#include "libs/testing/temp_dir.h"
-#include "services/ledger/store/sqlite_store.h"
+#include "services/ledger/store/store_testing.h"
 
 namespace tollhouse::ledger {
 namespace {
 
 constexpr int kSteps = 250;
-constexpr int kHistories = 2;
+constexpr int kHistories = 1;
 constexpr int64_t kHold = 100;
 
 // A hold as its edge knows it.
@@ -44,7 +43,7 @@ struct Hold {
 
 class History {
  public:
-  explicit History(uint64_t seed) : random_(seed) {
+  History(sql::Dialect dialect, uint64_t seed) : random_(seed), home_(dialect) {
     Open();
     path_ = {Create("acme", 1), Create("acme/t", 2), Create("acme/t/u", 3)};
     Set(0, "acme", "month");
@@ -93,7 +92,8 @@ class History {
 
   void Open() {
     store_.reset();
-    auto opened = SqliteStore::Open(dir_.File("ledger.db"), &clock_);
+    home_.Reopen();
+    auto opened = home_.Open(&clock_);
     ASSERT_TRUE(opened.ok()) << opened.status();
     store_ = *std::move(opened);
   }
@@ -534,9 +534,9 @@ class History {
   }
 
   std::mt19937_64 random_;
-  testing::TempDir dir_;
+  StoreHome home_;
   testing::FakeClock clock_;
-  std::unique_ptr<SqliteStore> store_;
+  std::unique_ptr<SqlStore> store_;
   std::vector<int64_t> path_;
   std::array<Row, 3> rows_;
   std::vector<Hold> holds_;
@@ -548,10 +548,15 @@ class History {
   int64_t return_ = 0;
 };
 
-TEST(StoreHistoryTest, RandomHistoriesAgreeWithTheModel) {
+class StoreHistoryTest : public ::testing::TestWithParam<sql::Dialect> {};
+
+TEST_P(StoreHistoryTest, RandomHistoriesAgreeWithTheModel) {
   const uint64_t seed = testing::TestSeed();
-  for (int i = 0; i < kHistories && !HasFailure(); ++i) History(seed + i).Run();
+  for (int i = 0; i < kHistories && !HasFailure(); ++i) History(GetParam(), seed + i).Run();
 }
+
+INSTANTIATE_TEST_SUITE_P(Stores, StoreHistoryTest,
+                         ::testing::Values(sql::Dialect::kSqlite, sql::Dialect::kPostgres), DialectName);
 
 }  // namespace
 }  // namespace tollhouse::ledger

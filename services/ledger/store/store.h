@@ -2,7 +2,8 @@
 //
 // Every method is one transaction: all of it is durable when it returns OK, none of it otherwise.
 // Messages of the API serve as values; requests come validated (validate.h). Errors carry the
-// reasons of the protos; SQL_FULL (RESOURCE_EXHAUSTED) when the disk is full. Thread-safe.
+// reasons of the protos and of libs/sql/database.h: SQL_FULL (RESOURCE_EXHAUSTED) when the disk is full,
+// SQL_COMMIT_UNKNOWN when nobody can say: every change is idempotent by its key, so call again. Thread-safe.
 // store/conformance_test.cc is what every implementation has to pass.
 #pragma once
 
@@ -72,11 +73,10 @@ class Store {
  public:
   virtual ~Store() = default;
 
-  // `publish` is called after each COMMIT that changed what watchers know, one at a time and in
-  // commit order, and returns the version of the change. `version` parameters below receive it; 0
-  // if nothing changed. Set once, before the store is shared.
-  using Publish = std::function<int64_t(v1::WatchResponse)>;
-  virtual void SetPublish(Publish publish) = 0;
+  // What watchers know is changed through the change log (libs/sql/change_log.h), whose payloads are
+  // WatchResponses; `version` parameters below receive the log's version, 0 if nothing changed.
+  // `changed` is called after each COMMIT that appended to it. Set once, before the store is shared.
+  virtual void SetChanged(std::function<void()> changed) = 0;
   // Called after a COMMIT that added deliveries. Set once, before the store is shared.
   virtual void SetDeliveriesAdded(std::function<void()> callback) = 0;
 
@@ -165,6 +165,9 @@ class Store {
   // error "": delivered. retry_at unset: given up.
   virtual absl::Status RecordDelivery(int64_t id, std::string_view error,
                                       std::optional<absl::Time> retry_at) = 0;
+
+  // What has to be done now and then, once an hour is enough: makes room ahead for the journal.
+  virtual absl::Status Maintain() = 0;
 
   virtual StoreCounters counters() const = 0;
 };

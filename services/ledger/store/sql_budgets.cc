@@ -8,7 +8,7 @@
 #include "libs/base/error.h"
 #include "libs/base/strings.h"
 #include "services/ledger/core/names.h"
-#include "services/ledger/store/sqlite_store.h"
+#include "services/ledger/store/sql_store.h"
 #include "services/ledger/validate.h"
 
 namespace tollhouse::ledger {
@@ -31,39 +31,23 @@ std::vector<int> ParseList(std::string_view text) {
   return out;
 }
 
-void SetTime(absl::Time time, google::protobuf::Timestamp* out) {
-  const int64_t micros = absl::ToUnixMicros(time);
-  out->set_seconds(micros / 1'000'000);
-  out->set_nanos(static_cast<int32_t>(micros % 1'000'000 * 1000));
-}
-
 }  // namespace
 
 std::string BudgetDefinition::display_id() const {
   return BudgetDisplayId(spec.path, spec.name, spec.window, spec.match, NameOf(spec.for_each));
 }
 
-absl::StatusOr<std::vector<BudgetDefinition>> SqliteStore::QueryBudgets(sql::Connection& c,
-                                                                        std::string_view where,
-                                                                        int64_t id,
-                                                                        std::string_view text) {
-  return QueryAllBudgets(c, absl::StrCat("b.deleted_at IS NULL AND ", Absl(where)), id, text);
+std::string SqlStore::SelectBudgets(std::string_view where) {
+  return absl::StrCat("SELECT b.id, b.org_id, b.account_id, b.template_id, b.created_at, "
+                      "b.deleted_at IS NOT NULL, a.path, b.name, b.window_name, b.time_zone, b.anchor, "
+                      "b.match, b.for_each, b.limit_nanos, b.hard_pct, b.soft_pct, b.mode, "
+                      "b.bound, b.on_outage, coalesce((SELECT sum(amount) FROM raises r "
+                      "WHERE r.budget_id = b.id AND r.ended = 0), 0) "
+                      "FROM budgets b JOIN accounts a ON a.id = b.account_id WHERE ",
+                      Absl(where), " ORDER BY a.path, b.id");
 }
 
-absl::StatusOr<std::vector<BudgetDefinition>> SqliteStore::QueryAllBudgets(sql::Connection& c,
-                                                                           std::string_view where,
-                                                                           int64_t id,
-                                                                           std::string_view text) {
-  TH_ASSIGN_OR_RETURN(
-      sql::Rows rows,
-      c.Query(absl::StrCat("SELECT b.id, b.org_id, b.account_id, b.template_id, b.created_at, "
-                           "b.deleted_at IS NOT NULL, a.path, b.name, b.window, b.time_zone, b.anchor, "
-                           "b.match, b.for_each, b.limit_nanos, b.hard_pct, b.soft_pct, b.mode, "
-                           "b.bound, b.on_outage, coalesce((SELECT sum(amount) FROM raises r "
-                           "WHERE r.budget_id = b.id AND r.ended = 0), 0) "
-                           "FROM budgets b JOIN accounts a ON a.id = b.account_id WHERE ",
-                           Absl(where), " ORDER BY a.path, b.id"),
-              id, text));
+absl::StatusOr<std::vector<BudgetDefinition>> SqlStore::ReadBudgets(sql::Rows& rows) {
   std::vector<BudgetDefinition> out;
   while (rows.Next()) {
     BudgetDefinition b;
@@ -97,14 +81,14 @@ absl::StatusOr<std::vector<BudgetDefinition>> SqliteStore::QueryAllBudgets(sql::
   return out;
 }
 
-absl::StatusOr<std::optional<BudgetDefinition>> SqliteStore::FindBudget(sql::Connection& c,
+absl::StatusOr<std::optional<BudgetDefinition>> SqlStore::FindBudget(sql::Connection& c,
                                                                         int64_t account_id,
                                                                         const BudgetSpec& spec) {
   TH_ASSIGN_OR_RETURN(
       std::vector<BudgetDefinition> found,
       spec.name.empty()
           ? QueryBudgets(c, absl::StrCat("b.account_id = ?1 AND b.name = '' AND "
-                                         "b.window || '#' || b.match = ?2 AND b.for_each = ",
+                                         "b.window_name || '#' || b.match = ?2 AND b.for_each = ",
                                          static_cast<int>(spec.for_each)),
                          account_id, absl::StrCat(spec.window, "#", spec.match))
           : QueryBudgets(c, absl::StrCat("b.account_id = ?1 AND b.name = ?2 AND b.for_each = ",
@@ -114,7 +98,7 @@ absl::StatusOr<std::optional<BudgetDefinition>> SqliteStore::FindBudget(sql::Con
   return std::move(found.front());
 }
 
-absl::StatusOr<BudgetDefinition> SqliteStore::BudgetByKey(sql::Connection& c, const BudgetKey& key) {
+absl::StatusOr<BudgetDefinition> SqlStore::BudgetByKey(sql::Connection& c, const BudgetKey& key) {
   TH_ASSIGN_OR_RETURN(const AccountRow account, AccountByPath(c, key.path));
   TH_ASSIGN_OR_RETURN(const std::vector<BudgetDefinition> all,
                       QueryBudgets(c, "b.account_id = ?1", account.id));
@@ -145,16 +129,16 @@ absl::StatusOr<BudgetDefinition> SqliteStore::BudgetByKey(sql::Connection& c, co
   return fitting.front();
 }
 
-absl::Status SqliteStore::ForgetBudget(Txn& t, int64_t budget_id) {
+absl::Status SqlStore::ForgetBudget(Txn& t, int64_t budget_id) {
   const auto found = t.budgets.find(budget_id);
   if (found == t.budgets.end() || found->second == nullptr) return absl::OkStatus();
   TH_ASSIGN_OR_RETURN(std::vector<BudgetDefinition> read,
-                      QueryAllBudgets(t.c, "b.id = ?1", budget_id, ""));
+                      QueryAllBudgets(t.c, "b.id = ?1", budget_id));
   *found->second = std::move(read.front());
   return absl::OkStatus();
 }
 
-absl::StatusOr<BudgetDefinition> SqliteStore::UpsertBudget(Txn& t, const AccountRow& account,
+absl::StatusOr<BudgetDefinition> SqlStore::UpsertBudget(Txn& t, const AccountRow& account,
                                                            const BudgetSpec& wanted,
                                                            int64_t template_id, bool* created) {
   *created = false;
@@ -204,7 +188,7 @@ absl::StatusOr<BudgetDefinition> SqliteStore::UpsertBudget(Txn& t, const Account
   {
     TH_ASSIGN_OR_RETURN(
         sql::Rows rows,
-        t.c.Query("INSERT INTO budgets (org_id, account_id, name, window, time_zone, anchor, match, "
+        t.c.Query("INSERT INTO budgets (org_id, account_id, name, window_name, time_zone, anchor, match, "
                   "for_each, template_id, limit_nanos, hard_pct, soft_pct, mode, bound, on_outage, "
                   "created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, "
                   "?15, ?16) RETURNING id",
@@ -235,7 +219,7 @@ absl::StatusOr<BudgetDefinition> SqliteStore::UpsertBudget(Txn& t, const Account
   return *budget;
 }
 
-absl::Status SqliteStore::Materialize(Txn& t, const AccountRow& account) {
+absl::Status SqlStore::Materialize(Txn& t, const AccountRow& account) {
   TH_ASSIGN_OR_RETURN(std::vector<BudgetDefinition> templates,
                       QueryBudgets(t.c, absl::StrCat("b.org_id = ?1 AND b.for_each = ",
                                                      static_cast<int>(account.kind)),
@@ -251,7 +235,7 @@ absl::Status SqliteStore::Materialize(Txn& t, const AccountRow& account) {
   return absl::OkStatus();
 }
 
-absl::Status SqliteStore::CheckBudgetCount(Txn& t, const std::vector<AccountRow>& accounts) {
+absl::Status SqlStore::CheckBudgetCount(Txn& t, const std::vector<AccountRow>& accounts) {
   std::map<std::string, int64_t, std::less<>> counts;  // by path, 0 where there is none
   for (const AccountRow& account : accounts) {
     int64_t sum = 0;
@@ -277,10 +261,11 @@ absl::Status SqliteStore::CheckBudgetCount(Txn& t, const std::vector<AccountRow>
   return absl::OkStatus();
 }
 
-absl::StatusOr<v1::SetBudgetResponse> SqliteStore::SetBudget(const BudgetSpec& spec,
+absl::StatusOr<v1::SetBudgetResponse> SqlStore::SetBudget(const BudgetSpec& spec,
                                                              int64_t* version) {
   v1::SetBudgetResponse out;
   TH_RETURN_IF_ERROR(Write(
+      OrgOf(spec.path),
       [&](Txn& t) -> absl::Status {
         TH_ASSIGN_OR_RETURN(const AccountRow account, AccountByPath(t.c, spec.path));
         if (spec.for_each != common::v1::ACCOUNT_KIND_UNSPECIFIED && spec.for_each <= account.kind) {
@@ -307,7 +292,7 @@ absl::StatusOr<v1::SetBudgetResponse> SqliteStore::SetBudget(const BudgetSpec& s
   return out;
 }
 
-absl::Status SqliteStore::TombstoneBudget(Txn& t, const BudgetDefinition& budget) {
+absl::Status SqlStore::TombstoneBudget(Txn& t, const BudgetDefinition& budget) {
   TH_RETURN_IF_ERROR(t.c.Execute("UPDATE budgets SET deleted_at = ?2 WHERE id = ?1", budget.id,
                                  ToColumn(t.now))
                          .status());
@@ -323,9 +308,10 @@ absl::Status SqliteStore::TombstoneBudget(Txn& t, const BudgetDefinition& budget
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> SqliteStore::DeleteBudget(const BudgetKey& key, int64_t* version) {
+absl::StatusOr<std::string> SqlStore::DeleteBudget(const BudgetKey& key, int64_t* version) {
   std::string id;
   TH_RETURN_IF_ERROR(Write(
+      OrgOf(key.path),
       [&](Txn& t) -> absl::Status {
         TH_ASSIGN_OR_RETURN(const BudgetDefinition budget, BudgetByKey(t.c, key));
         id = budget.display_id();
@@ -335,7 +321,7 @@ absl::StatusOr<std::string> SqliteStore::DeleteBudget(const BudgetKey& key, int6
   return id;
 }
 
-absl::Status SqliteStore::RefreshTargets(Txn& t, int64_t budget_id) {
+absl::Status SqlStore::RefreshTargets(Txn& t, int64_t budget_id) {
   TH_ASSIGN_OR_RETURN(const BudgetDefinition* const budget, LoadBudget(t, budget_id));
   std::vector<int64_t> open;
   {
@@ -357,41 +343,66 @@ absl::Status SqliteStore::RefreshTargets(Txn& t, int64_t budget_id) {
   return absl::OkStatus();
 }
 
-absl::Status SqliteStore::EndRaises(Txn& t) {
+absl::Status SqlStore::EndRaises(Txn& t, int64_t org_id) {
   std::set<int64_t> budgets;
   {
-    TH_ASSIGN_OR_RETURN(sql::Rows rows,
-                        t.c.Query("SELECT budget_id FROM raises WHERE ended = 0 AND until <= ?1",
-                                  ToColumn(t.now)));
+    TH_ASSIGN_OR_RETURN(
+        sql::Rows rows,
+        t.c.Query("SELECT budget_id FROM raises WHERE org_id = ?1 AND ended = 0 AND until <= ?2", org_id,
+                  ToColumn(t.now)));
     while (rows.Next()) budgets.insert(rows.Int(0));
     TH_RETURN_IF_ERROR(rows.status());
   }
-  if (budgets.empty()) return absl::OkStatus();
-  TH_RETURN_IF_ERROR(t.c.Execute("UPDATE raises SET ended = 1 WHERE ended = 0 AND until <= ?1",
-                                 ToColumn(t.now))
-                         .status());
+  TH_RETURN_IF_ERROR(
+      t.c.Execute("UPDATE raises SET ended = 1 WHERE org_id = ?1 AND ended = 0 AND until <= ?2", org_id,
+                  ToColumn(t.now))
+          .status());
   for (const int64_t id : budgets) {
     TH_RETURN_IF_ERROR(ForgetBudget(t, id));
     TH_RETURN_IF_ERROR(RefreshTargets(t, id));
     t.changed_rules.insert(id);
   }
-  return absl::OkStatus();
+  return RefreshNextRaiseEnd(t, org_id);
 }
 
-absl::StatusOr<std::optional<absl::Time>> SqliteStore::EndRaises() {
-  // Every write transaction ends the raises that are due before anything else.
-  TH_RETURN_IF_ERROR(Write([](Txn&) { return absl::OkStatus(); }));
-  absl::MutexLock lock(&mutex_);
-  if (next_raise_end_ == absl::InfiniteFuture()) return std::nullopt;
-  return next_raise_end_;
+absl::Status SqlStore::RefreshNextRaiseEnd(Txn& t, int64_t org_id) {
+  TH_ASSIGN_OR_RETURN(
+      sql::Rows rows,
+      t.c.Query("SELECT min(until) FROM raises WHERE org_id = ?1 AND ended = 0", org_id));
+  OrgState& org = t.orgs.at(org_id);
+  org.next_raise_end = rows.Next() && !rows.IsNull(0) ? FromColumn(rows.Int(0)) : absl::InfiniteFuture();
+  org.dirty = true;
+  return rows.status();
 }
 
-absl::StatusOr<v1::Budget> SqliteStore::RaiseBudget(const BudgetKey& key, int64_t by_nanos,
+absl::StatusOr<std::optional<absl::Time>> SqlStore::EndRaises() {
+  const absl::Time now = clock_->Wall();
+  std::vector<int64_t> due;
+  TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& c) -> absl::Status {
+    TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                        c.Query("SELECT org_id FROM orgs WHERE next_raise_end <= ?1", ToColumn(now)));
+    while (rows.Next()) due.push_back(rows.Int(0));
+    return rows.status();
+  }));
+  for (const int64_t org : due) {  // every transaction of an org ends its due raises first
+    TH_RETURN_IF_ERROR(Write(Org(org), [](Txn&) { return absl::OkStatus(); }));
+  }
+  std::optional<absl::Time> next;
+  TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& c) -> absl::Status {
+    TH_ASSIGN_OR_RETURN(sql::Rows rows, c.Query("SELECT min(next_raise_end) FROM orgs"));
+    if (rows.Next() && FromColumn(rows.Int(0)) != absl::InfiniteFuture()) next = FromColumn(rows.Int(0));
+    return rows.status();
+  }));
+  return next;
+}
+
+absl::StatusOr<v1::Budget> SqlStore::RaiseBudget(const BudgetKey& key, int64_t by_nanos,
                                                     absl::Time until, std::string_view reason,
                                                     std::string_view client_request_id,
                                                     int64_t* version) {
   v1::Budget out;
   TH_RETURN_IF_ERROR(Write(
+      OrgOf(key.path),
       [&](Txn& t) -> absl::Status {
         TH_ASSIGN_OR_RETURN(const BudgetDefinition budget, BudgetByKey(t.c, key));
         if (budget.is_template()) {
@@ -401,8 +412,9 @@ absl::StatusOr<v1::Budget> SqliteStore::RaiseBudget(const BudgetKey& key, int64_
         bool repeated = false;
         if (!client_request_id.empty()) {
           TH_ASSIGN_OR_RETURN(sql::Rows rows,
-                              t.c.Query("SELECT 1 FROM raises WHERE client_request_id = ?1",
-                                        client_request_id));
+                              t.c.Query("SELECT 1 FROM raises WHERE org_id = ?1 AND "
+                                        "client_request_id = ?2",
+                                        budget.org_id, client_request_id));
           repeated = rows.Next();
           TH_RETURN_IF_ERROR(rows.status());
         }
@@ -416,12 +428,12 @@ absl::StatusOr<v1::Budget> SqliteStore::RaiseBudget(const BudgetKey& key, int64_
                              "limit and raises together are more than $4,000,000,000");
           }
           TH_RETURN_IF_ERROR(
-              t.c.Execute("INSERT INTO raises (budget_id, amount, until, reason, client_request_id, "
-                          "created_at) VALUES (?1, ?2, ?3, ?4, nullif(?5, ''), ?6)",
-                          budget.id, by_nanos, ToColumn(until), reason, client_request_id,
-                          ToColumn(t.now))
+              t.c.Execute("INSERT INTO raises (org_id, budget_id, amount, until, reason, "
+                          "client_request_id, created_at) VALUES (?1, ?2, ?3, ?4, ?5, nullif(?6, ''), ?7)",
+                          budget.org_id, budget.id, by_nanos, ToColumn(until), reason,
+                          client_request_id, ToColumn(t.now))
                   .status());
-          t.raises_changed = true;
+          TH_RETURN_IF_ERROR(RefreshNextRaiseEnd(t, budget.org_id));
           TH_RETURN_IF_ERROR(ForgetBudget(t, budget.id));
           TH_RETURN_IF_ERROR(RefreshTargets(t, budget.id));
           t.changed_rules.insert(budget.id);
@@ -435,7 +447,7 @@ absl::StatusOr<v1::Budget> SqliteStore::RaiseBudget(const BudgetKey& key, int64_
   return out;
 }
 
-v1::BudgetRule SqliteStore::RuleOf(const BudgetDefinition& budget) {
+v1::BudgetRule SqlStore::RuleOf(const BudgetDefinition& budget) {
   v1::BudgetRule rule;
   rule.set_budget_id(budget.id);
   rule.set_org_id(budget.org_id);
@@ -451,7 +463,7 @@ v1::BudgetRule SqliteStore::RuleOf(const BudgetDefinition& budget) {
   return rule;
 }
 
-absl::StatusOr<bool> SqliteStore::NeedsRecall(sql::Connection& c, const BudgetDefinition& budget,
+absl::StatusOr<bool> SqlStore::NeedsRecall(sql::Connection& c, const BudgetDefinition& budget,
                                               absl::Time now) {
   TH_ASSIGN_OR_RETURN(sql::Rows rows,
                       c.Query("SELECT 1 FROM budget_rows WHERE budget_id = ?1 AND leased > 0 AND "
@@ -462,7 +474,7 @@ absl::StatusOr<bool> SqliteStore::NeedsRecall(sql::Connection& c, const BudgetDe
   return recall;
 }
 
-absl::StatusOr<v1::Budget> SqliteStore::ViewOf(sql::Connection& c, const BudgetDefinition& budget,
+absl::StatusOr<v1::Budget> SqlStore::ViewOf(sql::Connection& c, const BudgetDefinition& budget,
                                                absl::Time now) {
   v1::Budget out;
   out.set_id(budget.display_id());
@@ -482,7 +494,7 @@ absl::StatusOr<v1::Budget> SqliteStore::ViewOf(sql::Connection& c, const BudgetD
   out.set_anchor(budget.spec.anchor);
   if (budget.template_id > 0) {
     TH_ASSIGN_OR_RETURN(const std::vector<BudgetDefinition> made_by,
-                        QueryAllBudgets(c, "b.id = ?1", budget.template_id, ""));
+                        QueryAllBudgets(c, "b.id = ?1", budget.template_id));
     if (!made_by.empty()) out.set_from_template(made_by.front().display_id());
   }
   if (budget.is_template()) return out;
@@ -519,7 +531,7 @@ absl::StatusOr<v1::Budget> SqliteStore::ViewOf(sql::Connection& c, const BudgetD
   return out;
 }
 
-absl::StatusOr<v1::ListBudgetsResponse> SqliteStore::ListBudgets(
+absl::StatusOr<v1::ListBudgetsResponse> SqlStore::ListBudgets(
     const v1::ListBudgetsRequest& request) {
   v1::ListBudgetsResponse out;
   std::string path = request.path();
@@ -531,7 +543,7 @@ absl::StatusOr<v1::ListBudgetsResponse> SqliteStore::ListBudgets(
   TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& c) -> absl::Status {
     std::vector<BudgetDefinition> budgets;
     if (path.empty()) {
-      TH_ASSIGN_OR_RETURN(budgets, QueryBudgets(c, "1", 0));
+      TH_ASSIGN_OR_RETURN(budgets, QueryBudgets(c, "1 = 1"));
     } else {
       TH_ASSIGN_OR_RETURN(const AccountRow account, AccountByPath(c, path));
       if (request.below()) {

@@ -3,7 +3,7 @@
 #include "libs/base/error.h"
 #include "libs/base/strings.h"
 #include "services/ledger/core/names.h"
-#include "services/ledger/store/sqlite_store.h"
+#include "services/ledger/store/sql_store.h"
 
 namespace tollhouse::ledger {
 namespace {
@@ -13,12 +13,6 @@ constexpr int kDelivered = 1;
 constexpr int kFailed = 2;
 constexpr int kAlertsPerPage = 1000;
 constexpr size_t kErrorBytes = 300;
-
-void SetTime(absl::Time time, google::protobuf::Timestamp* out) {
-  const int64_t micros = absl::ToUnixMicros(time);
-  out->set_seconds(micros / 1'000'000);
-  out->set_nanos(static_cast<int32_t>(micros % 1'000'000 * 1000));
-}
 
 // Names, paths and periods hold nothing that JSON escapes, but for " and \ in a match.
 std::string Quote(std::string_view text) {
@@ -42,19 +36,24 @@ v1::Webhook ToProto(const std::string& path, const std::string& url, bool has_se
 
 }  // namespace
 
-absl::Status SqliteStore::RecordAlerts(Txn& t, const LoadedRow& row) {
+absl::Status SqlStore::RecordAlerts(Txn& t, const LoadedRow& row) {
   const BudgetDefinition& budget = *row.budget;
   if (budget.deleted) return absl::OkStatus();
   for (const int pct : budget.spec.soft_pct) {
     if (!ThresholdReached(row.row.spent, budget.limit(), pct)) break;  // sorted
+    {
+      absl::MutexLock lock(&cache_mutex_);
+      if (alerted_.contains({budget.id, row.period, pct})) continue;
+    }
+    t.alerted.emplace_back(budget.id, row.period, pct);
     int64_t alert = 0;
     {
       TH_ASSIGN_OR_RETURN(
           sql::Rows rows,
-          t.c.Query("INSERT INTO alerts (budget_id, account_id, display_id, path, period, "
-                    "threshold_pct, limit_nanos, spent, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) "
-                    "ON CONFLICT DO NOTHING RETURNING id",
-                    budget.id, budget.account_id, budget.display_id(), budget.spec.path, row.period,
+          t.c.Query("INSERT INTO alerts (org_id, budget_id, account_id, display_id, path, period, "
+                    "threshold_pct, limit_nanos, spent, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, "
+                    "?10) ON CONFLICT DO NOTHING RETURNING id",
+                    budget.org_id, budget.id, budget.account_id, budget.display_id(), budget.spec.path, row.period,
                     pct, budget.limit(), row.row.spent, ToColumn(t.now)));
       if (rows.Next()) alert = rows.Int(0);
       TH_RETURN_IF_ERROR(rows.status());
@@ -65,8 +64,9 @@ absl::Status SqliteStore::RecordAlerts(Txn& t, const LoadedRow& row) {
     for (const AccountRow& account : chain) {
       TH_ASSIGN_OR_RETURN(
           const int64_t added,
-          t.c.Execute("INSERT INTO deliveries (alert_id, webhook_id, state, next_at) "
-                      "SELECT ?1, id, ?4, ?3 FROM webhooks WHERE account_id = ?2",
+          t.c.Execute("INSERT INTO deliveries (org_id, alert_id, webhook_id, state, next_at) "
+                      "SELECT org_id, CAST(?1 AS BIGINT), id, CAST(?4 AS BIGINT), CAST(?3 AS BIGINT) "
+                      "FROM webhooks WHERE account_id = ?2",
                       alert, account.id, ToColumn(t.now), kPending));
       t.deliveries_added |= added > 0;
     }
@@ -74,19 +74,20 @@ absl::Status SqliteStore::RecordAlerts(Txn& t, const LoadedRow& row) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<v1::Webhook> SqliteStore::SetWebhook(const v1::SetWebhookRequest& request) {
-  TH_RETURN_IF_ERROR(Write([&](Txn& t) -> absl::Status {
+absl::StatusOr<v1::Webhook> SqlStore::SetWebhook(const v1::SetWebhookRequest& request) {
+  TH_RETURN_IF_ERROR(Write(OrgOf(request.path()), [&](Txn& t) -> absl::Status {
     TH_ASSIGN_OR_RETURN(const AccountRow account, AccountByPath(t.c, request.path()));
     return t.c
-        .Execute("INSERT INTO webhooks (account_id, url, secret, allow_private) "
-                 "VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET secret = ?3, allow_private = ?4",
-                 account.id, request.url(), request.secret(), request.allow_private())
+        .Execute("INSERT INTO webhooks (org_id, account_id, url, secret, allow_private) "
+                 "VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (org_id, account_id, url) DO UPDATE SET "
+                 "secret = excluded.secret, allow_private = excluded.allow_private",
+                 account.org_id, account.id, request.url(), request.secret(), request.allow_private())
         .status();
   }));
   return ToProto(request.path(), request.url(), !request.secret().empty(), request.allow_private());
 }
 
-absl::StatusOr<v1::ListWebhooksResponse> SqliteStore::ListWebhooks(std::string_view path) {
+absl::StatusOr<v1::ListWebhooksResponse> SqlStore::ListWebhooks(std::string_view path) {
   v1::ListWebhooksResponse out;
   TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& c) -> absl::Status {
     if (!path.empty()) TH_RETURN_IF_ERROR(AccountByPath(c, path).status());
@@ -102,8 +103,8 @@ absl::StatusOr<v1::ListWebhooksResponse> SqliteStore::ListWebhooks(std::string_v
   return out;
 }
 
-absl::Status SqliteStore::DeleteWebhook(const v1::DeleteWebhookRequest& request) {
-  return Write([&](Txn& t) -> absl::Status {
+absl::Status SqlStore::DeleteWebhook(const v1::DeleteWebhookRequest& request) {
+  return Write(OrgOf(request.path()), [&](Txn& t) -> absl::Status {
     TH_ASSIGN_OR_RETURN(const AccountRow account, AccountByPath(t.c, request.path()));
     TH_RETURN_IF_ERROR(
         t.c.Execute("UPDATE deliveries SET state = ?3, last_error = 'the webhook was removed' "
@@ -117,7 +118,7 @@ absl::Status SqliteStore::DeleteWebhook(const v1::DeleteWebhookRequest& request)
   });
 }
 
-absl::StatusOr<v1::ListAlertsResponse> SqliteStore::ListAlerts(const v1::ListAlertsRequest& request) {
+absl::StatusOr<v1::ListAlertsResponse> SqlStore::ListAlerts(const v1::ListAlertsRequest& request) {
   v1::ListAlertsResponse out;
   const int limit = request.page_size() > 0 ? std::min(request.page_size(), kAlertsPerPage)
                                             : kAlertsPerPage;
@@ -126,9 +127,10 @@ absl::StatusOr<v1::ListAlertsResponse> SqliteStore::ListAlerts(const v1::ListAle
     TH_ASSIGN_OR_RETURN(
         sql::Rows rows,
         c.Query("SELECT l.id, l.display_id, a.path, l.period, l.threshold_pct, l.limit_nanos, l.spent, "
-                "l.at, count(d.id), sum(d.state = 0), sum(d.state = 2), coalesce(max(d.attempts), 0), "
+                "l.at, count(d.id), count(*) FILTER (WHERE d.state = 0), "
+                "count(*) FILTER (WHERE d.state = 2), coalesce(max(d.attempts), 0), "
                 "coalesce(max(d.last_error), '') FROM alerts l JOIN accounts a ON a.id = l.account_id "
-                "LEFT JOIN deliveries d ON d.alert_id = l.id GROUP BY l.id ORDER BY l.id DESC"));
+                "LEFT JOIN deliveries d ON d.alert_id = l.id GROUP BY l.org_id, l.id, a.path ORDER BY l.id DESC"));
     while (out.alerts_size() < limit && rows.Next()) {
       if (!IsAtOrBelow(rows.Text(2), request.path())) continue;
       v1::Alert& alert = *out.add_alerts();
@@ -152,7 +154,7 @@ absl::StatusOr<v1::ListAlertsResponse> SqliteStore::ListAlerts(const v1::ListAle
   return out;
 }
 
-absl::StatusOr<std::vector<Delivery>> SqliteStore::DueDeliveries(int limit) {
+absl::StatusOr<std::vector<Delivery>> SqlStore::DueDeliveries(int limit) {
   std::vector<Delivery> out;
   const int64_t now = ToColumn(clock_->Wall());
   TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& c) -> absl::Status {
@@ -162,7 +164,7 @@ absl::StatusOr<std::vector<Delivery>> SqliteStore::DueDeliveries(int limit) {
                 "coalesce(w.allow_private, 0), d.attempts, l.id, l.display_id, l.path, l.period, "
                 "l.threshold_pct, l.limit_nanos, l.spent, l.at FROM deliveries d "
                 "JOIN alerts l ON l.id = d.alert_id LEFT JOIN webhooks w ON w.id = d.webhook_id "
-                "WHERE d.state = 0 AND d.next_at <= ?1 ORDER BY d.next_at LIMIT ?2",
+                "WHERE d.state = 0 AND d.next_at <= ?1 ORDER BY d.next_at, d.id LIMIT ?2",
                 now, limit));
     while (rows.Next()) {
       Delivery& d = out.emplace_back();
@@ -185,7 +187,7 @@ absl::StatusOr<std::vector<Delivery>> SqliteStore::DueDeliveries(int limit) {
   return out;
 }
 
-absl::StatusOr<std::optional<absl::Time>> SqliteStore::NextDelivery() {
+absl::StatusOr<std::optional<absl::Time>> SqlStore::NextDelivery() {
   std::optional<absl::Time> out;
   TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& c) -> absl::Status {
     TH_ASSIGN_OR_RETURN(sql::Rows rows,
@@ -196,9 +198,9 @@ absl::StatusOr<std::optional<absl::Time>> SqliteStore::NextDelivery() {
   return out;
 }
 
-absl::Status SqliteStore::RecordDelivery(int64_t id, std::string_view error,
+absl::Status SqlStore::RecordDelivery(int64_t id, std::string_view error,
                                          std::optional<absl::Time> retry_at) {
-  return Write([&](Txn& t) -> absl::Status {
+  return Write(NoOrg(), [&](Txn& t) -> absl::Status {
     const int state = error.empty() ? kDelivered : retry_at.has_value() ? kPending : kFailed;
     return t.c
         .Execute("UPDATE deliveries SET state = ?2, attempts = attempts + 1, next_at = ?3, "

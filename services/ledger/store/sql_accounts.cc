@@ -5,7 +5,7 @@
 #include "libs/base/error.h"
 #include "libs/base/strings.h"
 #include "services/ledger/core/names.h"
-#include "services/ledger/store/sqlite_store.h"
+#include "services/ledger/store/sql_store.h"
 
 namespace tollhouse::ledger {
 namespace {
@@ -71,18 +71,15 @@ absl::Status CheckKind(common::v1::AccountKind kind, size_t depth, std::string_v
 
 }  // namespace
 
-absl::StatusOr<std::vector<AccountRow>> SqliteStore::QueryAccounts(sql::Connection& c,
-                                                                   std::string_view where,
-                                                                   std::string_view text,
-                                                                   int64_t id) {
-  TH_ASSIGN_OR_RETURN(
-      sql::Rows rows,
-      c.Query(absl::StrCat("SELECT id, org_id, parent_id, kind, path, owner, cost_center, tags, "
-                           "require_budget, requests_per_minute, tokens_per_minute, concurrency, "
-                           "max_output_tokens, max_request_cost, created_at, deleted_at IS NOT NULL "
-                           "FROM accounts WHERE ",
-                           Absl(where), " ORDER BY path"),
-              text, id));
+std::string SqlStore::SelectAccounts(std::string_view where) {
+  return absl::StrCat("SELECT id, org_id, parent_id, kind, path, owner, cost_center, tags, "
+                      "require_budget, requests_per_minute, tokens_per_minute, concurrency, "
+                      "max_output_tokens, max_request_cost, created_at, deleted_at IS NOT NULL "
+                      "FROM accounts WHERE ",
+                      Absl(where), " ORDER BY path");
+}
+
+absl::StatusOr<std::vector<AccountRow>> SqlStore::ReadAccounts(sql::Rows& rows) {
   std::vector<AccountRow> out;
   while (rows.Next()) {
     AccountRow row;
@@ -108,20 +105,20 @@ absl::StatusOr<std::vector<AccountRow>> SqliteStore::QueryAccounts(sql::Connecti
   return out;
 }
 
-absl::StatusOr<AccountRow> SqliteStore::AccountByPath(sql::Connection& c, std::string_view path) {
+absl::StatusOr<AccountRow> SqlStore::AccountByPath(sql::Connection& c, std::string_view path) {
   TH_ASSIGN_OR_RETURN(std::vector<AccountRow> rows,
-                      QueryAccounts(c, "path = ?1 AND deleted_at IS NULL", path, 0));
+                      QueryAccounts(c, "path = ?1 AND deleted_at IS NULL", path));
   if (rows.empty()) return NotFound(path);
   return std::move(rows.front());
 }
 
-absl::StatusOr<AccountRow> SqliteStore::AccountById(sql::Connection& c, int64_t id) {
-  TH_ASSIGN_OR_RETURN(std::vector<AccountRow> rows, QueryAccounts(c, "id = ?2", "", id));
+absl::StatusOr<AccountRow> SqlStore::AccountById(sql::Connection& c, int64_t id) {
+  TH_ASSIGN_OR_RETURN(std::vector<AccountRow> rows, QueryAccounts(c, "id = ?1", id));
   if (rows.empty()) return NotFound(absl::StrCat("id ", id));
   return std::move(rows.front());
 }
 
-absl::StatusOr<std::vector<AccountRow>> SqliteStore::ChainOf(sql::Connection& c,
+absl::StatusOr<std::vector<AccountRow>> SqlStore::ChainOf(sql::Connection& c,
                                                              int64_t account_id) {
   std::vector<AccountRow> chain;
   for (int64_t id = account_id; id != 0;) {
@@ -133,15 +130,15 @@ absl::StatusOr<std::vector<AccountRow>> SqliteStore::ChainOf(sql::Connection& c,
   return chain;
 }
 
-absl::StatusOr<std::vector<AccountRow>> SqliteStore::Subtree(sql::Connection& c,
+absl::StatusOr<std::vector<AccountRow>> SqlStore::Subtree(sql::Connection& c,
                                                              std::string_view path) {
-  if (path.empty()) return QueryAccounts(c, "deleted_at IS NULL", "", 0);
+  if (path.empty()) return QueryAccounts(c, "deleted_at IS NULL");
   // '0' follows '/': a range scan of the path index.
   return QueryAccounts(c, "deleted_at IS NULL AND (path = ?1 OR (path > ?1 || '/' AND path < ?1 || '0'))",
-                       path, 0);
+                       path);
 }
 
-absl::StatusOr<AccountRow> SqliteStore::InsertAccount(Txn& t, const AccountRow& account,
+absl::StatusOr<AccountRow> SqlStore::InsertAccount(Txn& t, const AccountRow& account,
                                                       std::string_view client_request_id) {
   AccountRow row = account;
   row.created_at = t.now;
@@ -159,6 +156,8 @@ absl::StatusOr<AccountRow> SqliteStore::InsertAccount(Txn& t, const AccountRow& 
   if (row.parent_id == 0) {
     row.org_id = row.id;
     TH_RETURN_IF_ERROR(t.c.Execute("UPDATE accounts SET org_id = id WHERE id = ?1", row.id).status());
+    TH_RETURN_IF_ERROR(t.c.Execute("INSERT INTO orgs (org_id) VALUES (?1)", row.id).status());
+    t.orgs[row.id].next_raise_end = absl::InfiniteFuture();
   }
   t.changes.add_changed_account_ids(row.id);
   TH_RETURN_IF_ERROR(Materialize(t, row));
@@ -166,13 +165,15 @@ absl::StatusOr<AccountRow> SqliteStore::InsertAccount(Txn& t, const AccountRow& 
   return row;
 }
 
-absl::StatusOr<v1::CreateAccountResponse> SqliteStore::CreateAccount(
+absl::StatusOr<v1::CreateAccountResponse> SqlStore::CreateAccount(
     const v1::CreateAccountRequest& request, int64_t* version) {
   TH_ASSIGN_OR_RETURN(const std::vector<std::string> names, SplitPath(request.path()));
   TH_RETURN_IF_ERROR(CheckKind(request.kind(), names.size(), request.path()));
   v1::CreateAccountResponse out;
   TH_RETURN_IF_ERROR(Write(
+      OrgOf(request.path()),
       [&](Txn& t) -> absl::Status {
+        out.Clear();
         absl::StatusOr<AccountRow> present = AccountByPath(t.c, request.path());
         if (present.ok()) {
           if (!request.if_absent() || present->kind != request.kind()) return Exists(request.path());
@@ -214,7 +215,7 @@ absl::StatusOr<v1::CreateAccountResponse> SqliteStore::CreateAccount(
   return out;
 }
 
-absl::StatusOr<v1::CreateKeyAccountResponse> SqliteStore::CreateKeyAccount(
+absl::StatusOr<v1::CreateKeyAccountResponse> SqlStore::CreateKeyAccount(
     const v1::CreateKeyAccountRequest& request, int64_t* version) {
   const std::string path = absl::StrCat(request.parent_path(), "/", request.name());
   v1::CreateKeyAccountResponse out;
@@ -225,11 +226,14 @@ absl::StatusOr<v1::CreateKeyAccountResponse> SqliteStore::CreateKeyAccount(
     return absl::OkStatus();
   };
   TH_RETURN_IF_ERROR(Write(
+      OrgOf(path),
       [&](Txn& t) -> absl::Status {
         if (!request.client_request_id().empty()) {
           TH_ASSIGN_OR_RETURN(
               const std::vector<AccountRow> before,
-              QueryAccounts(t.c, "client_request_id = ?1", request.client_request_id(), 0));
+              QueryAccounts(t.c, "org_id = ?1 AND client_request_id = ?2",
+                            t.orgs.empty() ? 0 : t.orgs.rbegin()->first,
+                            request.client_request_id()));
           if (!before.empty()) {
             if (before.front().path != path) return Exists(before.front().path);
             return answer(before.front());
@@ -254,7 +258,7 @@ absl::StatusOr<v1::CreateKeyAccountResponse> SqliteStore::CreateKeyAccount(
   return out;
 }
 
-absl::Status SqliteStore::TombstoneSubtree(Txn& t, const AccountRow& top,
+absl::Status SqlStore::TombstoneSubtree(Txn& t, const AccountRow& top,
                                            std::vector<std::string>* paths) {
   TH_ASSIGN_OR_RETURN(const std::vector<AccountRow> accounts, Subtree(t.c, top.path));
   for (const AccountRow& account : accounts) {
@@ -276,8 +280,12 @@ absl::Status SqliteStore::TombstoneSubtree(Txn& t, const AccountRow& top,
   return absl::OkStatus();
 }
 
-absl::Status SqliteStore::DeleteKeyAccount(int64_t account_id, int64_t* version) {
+absl::Status SqlStore::DeleteKeyAccount(int64_t account_id, int64_t* version) {
   return Write(
+      [account_id](sql::Connection& c) -> absl::StatusOr<std::vector<int64_t>> {
+        TH_ASSIGN_OR_RETURN(const AccountRow row, AccountById(c, account_id));
+        return std::vector<int64_t>{row.org_id};
+      },
       [&](Txn& t) -> absl::Status {
         TH_ASSIGN_OR_RETURN(const AccountRow row, AccountById(t.c, account_id));
         if (row.kind != common::v1::ACCOUNT_KIND_KEY) return NotFound(row.path);
@@ -287,7 +295,7 @@ absl::Status SqliteStore::DeleteKeyAccount(int64_t account_id, int64_t* version)
       version);
 }
 
-absl::StatusOr<v1::Account> SqliteStore::GetAccount(std::string_view path) {
+absl::StatusOr<v1::Account> SqlStore::GetAccount(std::string_view path) {
   v1::Account out;
   TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& c) -> absl::Status {
     TH_ASSIGN_OR_RETURN(const AccountRow row, AccountByPath(c, path));
@@ -297,7 +305,7 @@ absl::StatusOr<v1::Account> SqliteStore::GetAccount(std::string_view path) {
   return out;
 }
 
-absl::StatusOr<v1::ListAccountsResponse> SqliteStore::ListAccounts(
+absl::StatusOr<v1::ListAccountsResponse> SqlStore::ListAccounts(
     const v1::ListAccountsRequest& request) {
   v1::ListAccountsResponse out;
   TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& c) -> absl::Status {
@@ -313,7 +321,7 @@ absl::StatusOr<v1::ListAccountsResponse> SqliteStore::ListAccounts(
   return out;
 }
 
-absl::Status SqliteStore::PublishSubtree(Txn& t, std::string_view path) {
+absl::Status SqlStore::PublishSubtree(Txn& t, std::string_view path) {
   TH_ASSIGN_OR_RETURN(const std::vector<AccountRow> accounts, Subtree(t.c, path));
   for (const AccountRow& account : accounts) {
     if (Limited(account.limits)) *t.changes.add_limits() = LimitsOf(account);
@@ -324,11 +332,12 @@ absl::Status SqliteStore::PublishSubtree(Txn& t, std::string_view path) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<v1::Account> SqliteStore::MoveAccount(const v1::MoveAccountRequest& request,
+absl::StatusOr<v1::Account> SqlStore::MoveAccount(const v1::MoveAccountRequest& request,
                                                      int64_t* version) {
   TH_ASSIGN_OR_RETURN(const std::vector<std::string> names, SplitPath(request.new_path()));
   v1::Account out;
   TH_RETURN_IF_ERROR(Write(
+      OrgOf(request.path()),
       [&](Txn& t) -> absl::Status {
         TH_ASSIGN_OR_RETURN(AccountRow row, AccountByPath(t.c, request.path()));
         if (request.path() == request.new_path()) {
@@ -395,7 +404,7 @@ absl::StatusOr<v1::Account> SqliteStore::MoveAccount(const v1::MoveAccountReques
   return out;
 }
 
-absl::StatusOr<std::vector<std::string>> SqliteStore::DeleteAccount(std::string_view path,
+absl::StatusOr<std::vector<std::string>> SqlStore::DeleteAccount(std::string_view path,
                                                                     bool dry_run,
                                                                     int64_t* version) {
   std::vector<std::string> paths;
@@ -410,11 +419,13 @@ absl::StatusOr<std::vector<std::string>> SqliteStore::DeleteAccount(std::string_
     return paths;
   }
   TH_RETURN_IF_ERROR(Write(
+      OrgOf(path),
       [&](Txn& t) -> absl::Status {
+        paths.clear();
         const absl::StatusOr<AccountRow> row = AccountByPath(t.c, path);
         if (absl::IsNotFound(row.status())) {
           TH_ASSIGN_OR_RETURN(const std::vector<AccountRow> tombstones,
-                              QueryAccounts(t.c, "path = ?1", path, 0));
+                              QueryAccounts(t.c, "path = ?1", path));
           return tombstones.empty() ? row.status() : absl::OkStatus();
         }
         TH_RETURN_IF_ERROR(row.status());
@@ -424,7 +435,7 @@ absl::StatusOr<std::vector<std::string>> SqliteStore::DeleteAccount(std::string_
   return paths;
 }
 
-absl::StatusOr<v1::ResolveAccountResponse> SqliteStore::ResolveAccount(
+absl::StatusOr<v1::ResolveAccountResponse> SqlStore::ResolveAccount(
     const v1::ResolveAccountRequest& request) {
   v1::ResolveAccountResponse out;
   TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& c) -> absl::Status {
@@ -450,10 +461,11 @@ absl::StatusOr<v1::ResolveAccountResponse> SqliteStore::ResolveAccount(
   return out;
 }
 
-absl::StatusOr<v1::SetLimitsResponse> SqliteStore::SetLimits(const v1::SetLimitsRequest& request,
+absl::StatusOr<v1::SetLimitsResponse> SqlStore::SetLimits(const v1::SetLimitsRequest& request,
                                                              int64_t* version) {
   v1::SetLimitsResponse out;
   TH_RETURN_IF_ERROR(Write(
+      OrgOf(request.path()),
       [&](Txn& t) -> absl::Status {
         TH_ASSIGN_OR_RETURN(AccountRow row, AccountByPath(t.c, request.path()));
         common::v1::Limits& limits = row.limits;
@@ -487,7 +499,7 @@ absl::StatusOr<v1::SetLimitsResponse> SqliteStore::SetLimits(const v1::SetLimits
   return out;
 }
 
-absl::StatusOr<v1::ListLimitsResponse> SqliteStore::ListLimits(const v1::ListLimitsRequest& request) {
+absl::StatusOr<v1::ListLimitsResponse> SqlStore::ListLimits(const v1::ListLimitsRequest& request) {
   v1::ListLimitsResponse out;
   TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& c) -> absl::Status {
     if (!request.path().empty()) TH_RETURN_IF_ERROR(AccountByPath(c, request.path()).status());

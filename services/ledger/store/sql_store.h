@@ -1,30 +1,34 @@
-// The ledger's store on one SQLite file. See store.h for what it promises.
+// The ledger's store in SQL, on SQLite or PostgreSQL. See store.h for what it promises.
+//
+// On PostgreSQL several ledgers may share a database: each transaction locks the rows of the orgs that
+// it changes, in id order, before it reads anything of them (docs/adr).
 #pragma once
 
-#include <atomic>
+#include <deque>
 #include <map>
 #include <memory>
 #include <set>
 #include <string>
-#include <unordered_map>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/synchronization/mutex.h"
 #include "libs/base/clock.h"
 #include "libs/base/uuid.h"
 #include "libs/base/window.h"
-#include "libs/sql/sqlite.h"
+#include "libs/sql/open.h"
 #include "services/ledger/core/budget_row.h"
 #include "services/ledger/store/store.h"
+#include "services/ledger/store/stored_entry.h"
 
 namespace tollhouse::ledger {
 
-extern const std::string_view kSchema1;  // migrations/0001_ledger.sql
-extern const std::string_view kSchema2;  // migrations/0002_grant_requests.sql
+sql::Schema StoreSchema();
 
-// journal.kind
+// movements.kind, where kSettle stands for a batch of entries, and journal.kind
 enum class Movement : int {
   kSettle = 1,
   kVoid = 2,
@@ -78,13 +82,13 @@ struct BudgetDefinition {
   std::string display_id() const;
 };
 
-class SqliteStore final : public Store {
+class SqlStore final : public Store {
  public:
-  // Opens or creates the file. `clock` must outlive the store.
-  static absl::StatusOr<std::unique_ptr<SqliteStore>> Open(const std::string& path,
-                                                           const Clock* clock);
+  // `database` has the newest schema; PostgreSQL's isolation is READ COMMITTED (the store locks
+  // itself). Both must outlive the store.
+  static absl::StatusOr<std::unique_ptr<SqlStore>> Open(sql::Database* database, const Clock* clock);
 
-  void SetPublish(Publish publish) override { publish_ = std::move(publish); }
+  void SetChanged(std::function<void()> changed) override { changed_ = std::move(changed); }
   void SetDeliveriesAdded(std::function<void()> callback) override {
     deliveries_added_ = std::move(callback);
   }
@@ -153,17 +157,14 @@ class SqliteStore final : public Store {
   absl::Status RecordDelivery(int64_t id, std::string_view error,
                               std::optional<absl::Time> retry_at) override;
 
+  absl::Status Maintain() override;
   StoreCounters counters() const override;
-
-  // The database itself, for tests that damage it.
-  sql::Database& database() { return *database_; }
 
  private:
   // A budget row as one transaction sees it; written back when the transaction ends.
   struct LoadedRow {
-    struct PerEpoch {
-      NanoUsd leased;
-      NanoUsd lost;
+    struct Lost {
+      NanoUsd amount;
       bool dirty = false;
     };
     int64_t id = 0;
@@ -172,32 +173,42 @@ class SqliteStore final : public Store {
     absl::Time start;
     absl::Time end;
     BudgetRow row;
-    BudgetRow stored;  // as it was read
-    std::map<int64_t, PerEpoch> epochs;
-    int64_t line_sequence = 0;  // of the last line written
-    int line_ordinal = 0;
+    BudgetRow stored;             // as it was read
+    std::map<int64_t, Lost> lost; // by closed epoch, as far as it was asked for
   };
 
-  // One write transaction and everything it has read, to be written back or published at its end.
-  struct Txn {
-    sql::Connection& c;
-    absl::Time now;
-    int64_t next_sequence = 0;
-    v1::WatchResponse changes;
-    std::set<int64_t> changed_rules;  // budgets whose rule is to be published
-    std::map<int64_t, std::unique_ptr<BudgetDefinition>> budgets;
-    std::map<std::pair<int64_t, std::string>, std::unique_ptr<LoadedRow>> rows;
-    std::map<int64_t, LoadedRow*> rows_by_id;
-    std::map<int64_t, int64_t> open_epochs;  // org -> open epoch, 0: none
-    bool deliveries_added = false;
-    bool raises_changed = false;
-    StoreCounters counters;
-    struct AlertLog {
-      std::string budget, period;
-      int threshold_pct;
-      int64_t spent;
+  // A journal entry on its way into the table.
+  struct Terminal {
+    const v1::Entry* entry = nullptr;
+    std::shared_ptr<const v1::Entry> owned;  // set where `entry` would not live long enough
+    Movement kind = Movement::kSettle;
+    int revision = 0;
+    std::string fingerprint;
+    std::string note;
+    // Columns.
+    int64_t started_at = 0;
+    int64_t cost = 0;  // this and tokens: negative in a reversing entry
+    int64_t team_id = 0, user_id = 0, key_id = 0;
+    int64_t input_tokens = 0, output_tokens = 0;
+    std::vector<int64_t> rows;  // of the entry's budgets
+    std::vector<EntryLine> lines;
+  };
+
+  // An org whose row is locked.
+  struct OrgState {
+    struct MovementRow {
+      int64_t sequence;
+      Movement kind;
+      std::string note;
     };
-    std::vector<AlertLog> alerts;
+    int64_t last_sequence = 0;
+    int64_t epoch = 0;  // the open one
+    absl::Time next_raise_end;
+    bool dirty = false;
+    std::vector<MovementRow> movements;
+    // By sequence, row and epoch; sequence 0: of the batch of entries.
+    std::map<std::tuple<int64_t, int64_t, int64_t>, LineDelta> lines;
+    std::deque<Terminal> terminals;
   };
 
   // One suspense row with its amounts by budget row.
@@ -213,27 +224,71 @@ class SqliteStore final : public Store {
 
   // The newest terminal posting of a hold.
   struct Posted {
-    int64_t sequence = 0;
     Movement kind = Movement::kSettle;
     int revision = 0;
     std::string fingerprint;
     int64_t cost = 0;
   };
 
-  struct MatchedBudget;
+  // One write transaction and everything it has read, to be written back or published at its end.
+  struct Txn {
+    sql::Connection& c;
+    absl::Time now;
+    std::map<int64_t, OrgState> orgs;  // locked
+    v1::WatchResponse changes;
+    std::set<int64_t> changed_rules;  // budgets whose rule is to be published
+    std::map<int64_t, std::unique_ptr<BudgetDefinition>> budgets;
+    std::map<int64_t, std::unique_ptr<LoadedRow>> rows;  // by id: written back in this order
+    absl::flat_hash_map<int64_t, std::vector<LoadedRow*>> rows_by_budget;
+    // What is known of an org's holds: absent means not asked for, nullopt and empty that there is none.
+    absl::flat_hash_map<std::pair<int64_t, Uuid>, std::optional<Posted>> posted;
+    absl::flat_hash_map<std::pair<int64_t, Uuid>, std::vector<SuspenseRow>> suspense;
+    std::set<std::pair<int64_t, std::string>> price_details;  // written by this transaction
+    bool deliveries_added = false;
+    StoreCounters counters;
+    struct AlertLog {
+      std::string budget, period;
+      int threshold_pct;
+      int64_t spent;
+    };
+    std::vector<AlertLog> alerts;
+    std::vector<std::tuple<int64_t, std::string, int>> alerted;  // budget, period, threshold
+  };
 
-  SqliteStore(std::unique_ptr<sql::Database> database, const Clock* clock)
-      : database_(std::move(database)), clock_(clock) {}
+  // Which orgs a transaction locks: found out within it, before anything else.
+  using FindOrgs = std::function<absl::StatusOr<std::vector<int64_t>>(sql::Connection&)>;
+  static FindOrgs Org(int64_t org_id);
+  // The org of a path; row 0 if there is none or `path` is an org itself.
+  static FindOrgs OrgOf(std::string_view path);
+  static FindOrgs NoOrg();
 
-  // Runs `body` in a write transaction: ends due raises first, writes the loaded rows back, records
-  // alerts and publishes the changes after the COMMIT.
-  absl::Status Write(const std::function<absl::Status(Txn&)>& body, int64_t* version = nullptr);
+  SqlStore(sql::Database* database, const Clock* clock) : database_(database), clock_(clock) {}
+
+  // Runs `body` in a write transaction: locks the orgs and ends their due raises first, writes what was
+  // loaded back, records alerts and appends the changes to their log. The body may run again: it
+  // begins with what it returns being empty.
+  absl::Status Write(const FindOrgs& orgs, const std::function<absl::Status(Txn&)>& body,
+                     int64_t* version = nullptr);
+  absl::Status LockOrgs(Txn& t, std::vector<int64_t> ids);
+  // Writes everything back that the transaction has changed so far.
   absl::Status Finish(Txn& t);
+  absl::Status FinishRows(Txn& t);
+  absl::Status FinishMovements(Txn& t);
+  absl::Status FinishEntries(Txn& t, int64_t org_id, OrgState& org, int64_t first_sequence);
+  absl::Status FinishSpend(Txn& t, int64_t org_id, const OrgState& org);
+  // The digest under which a price detail is kept; writes it where it is new.
+  absl::StatusOr<std::string> PriceDetail(Txn& t, int64_t org_id, const std::string& detail);
 
-  // --- accounts (sqlite_accounts.cc)
+  // --- accounts (sql_accounts.cc)
+  template <typename... Args>
   static absl::StatusOr<std::vector<AccountRow>> QueryAccounts(sql::Connection& c,
                                                                std::string_view where,
-                                                               std::string_view text, int64_t id);
+                                                               const Args&... args) {
+    TH_ASSIGN_OR_RETURN(sql::Rows rows, c.Query(SelectAccounts(where), args...));
+    return ReadAccounts(rows);
+  }
+  static std::string SelectAccounts(std::string_view where);
+  static absl::StatusOr<std::vector<AccountRow>> ReadAccounts(sql::Rows& rows);
   static absl::StatusOr<AccountRow> AccountByPath(sql::Connection& c, std::string_view path);
   static absl::StatusOr<AccountRow> AccountById(sql::Connection& c, int64_t id);
   // Org first, the account itself last.
@@ -245,15 +300,23 @@ class SqliteStore final : public Store {
   absl::Status TombstoneSubtree(Txn& t, const AccountRow& top, std::vector<std::string>* paths);
   absl::Status PublishSubtree(Txn& t, std::string_view path);
 
-  // --- budgets (sqlite_budgets.cc)
+  // --- budgets (sql_budgets.cc)
+  // Of those that are not deleted. Columns of budgets are b's, of their accounts a's.
+  template <typename... Args>
   static absl::StatusOr<std::vector<BudgetDefinition>> QueryBudgets(sql::Connection& c,
                                                                     std::string_view where,
-                                                                    int64_t id,
-                                                                    std::string_view text = "");
+                                                                    const Args&... args) {
+    return QueryAllBudgets(c, "b.deleted_at IS NULL AND " + std::string(where), args...);
+  }
+  template <typename... Args>
   static absl::StatusOr<std::vector<BudgetDefinition>> QueryAllBudgets(sql::Connection& c,
                                                                        std::string_view where,
-                                                                       int64_t id,
-                                                                       std::string_view text);
+                                                                       const Args&... args) {
+    TH_ASSIGN_OR_RETURN(sql::Rows rows, c.Query(SelectBudgets(where), args...));
+    return ReadBudgets(rows);
+  }
+  static std::string SelectBudgets(std::string_view where);
+  static absl::StatusOr<std::vector<BudgetDefinition>> ReadBudgets(sql::Rows& rows);
   static absl::StatusOr<std::optional<BudgetDefinition>> FindBudget(sql::Connection& c,
                                                                     int64_t account_id,
                                                                     const BudgetSpec& spec);
@@ -267,7 +330,8 @@ class SqliteStore final : public Store {
   // TOO_MANY_BUDGETS if more than 32 could match a request of one of the accounts.
   absl::Status CheckBudgetCount(Txn& t, const std::vector<AccountRow>& accounts);
   absl::Status RefreshTargets(Txn& t, int64_t budget_id);
-  absl::Status EndRaises(Txn& t);
+  absl::Status EndRaises(Txn& t, int64_t org_id);
+  absl::Status RefreshNextRaiseEnd(Txn& t, int64_t org_id);
   absl::Status ForgetBudget(Txn& t, int64_t budget_id);
   static v1::BudgetRule RuleOf(const BudgetDefinition& budget);
   static absl::StatusOr<bool> NeedsRecall(sql::Connection& c, const BudgetDefinition& budget,
@@ -275,7 +339,7 @@ class SqliteStore final : public Store {
   static absl::StatusOr<v1::Budget> ViewOf(sql::Connection& c, const BudgetDefinition& budget,
                                            absl::Time now);
 
-  // --- rows (sqlite_rows.cc)
+  // --- rows (sql_rows.cc)
   absl::StatusOr<const BudgetDefinition*> LoadBudget(Txn& t, int64_t budget_id);
   // The next row of a query for rows, nullptr at its end.
   absl::StatusOr<LoadedRow*> AddRow(Txn& t, sql::Rows& rows);
@@ -288,27 +352,46 @@ class SqliteStore final : public Store {
                                      std::string_view period, absl::Time at);
   absl::StatusOr<LoadedRow*> OpenRow(Txn& t, const BudgetDefinition& budget, const Period& period,
                                      NanoUsd spent_before);
-  absl::StatusOr<LoadedRow::PerEpoch*> EpochOf(Txn& t, LoadedRow& row, int64_t epoch);
+  // Loads rows and their budgets at once; `where` says which, of columns of budget_rows.
+  template <typename... Args>
+  absl::Status PreloadRows(Txn& t, std::string_view where, const Args&... args) {
+    {
+      TH_ASSIGN_OR_RETURN(sql::Rows budgets, t.c.Query(SelectBudgetsOfRows(where), args...));
+      TH_RETURN_IF_ERROR(AddBudgets(t, budgets));
+    }
+    TH_ASSIGN_OR_RETURN(sql::Rows rows, t.c.Query(SelectRows(where), args...));
+    return AddRows(t, rows);
+  }
+  static std::string SelectBudgetsOfRows(std::string_view where);
+  static std::string SelectRows(std::string_view where);
+  absl::Status AddBudgets(Txn& t, sql::Rows& rows);
+  absl::Status AddRows(Txn& t, sql::Rows& rows);
+  // PreloadRows of those named; nothing on SQLite, where single look-ups cost no round trips.
+  absl::Status PreloadRowsOf(Txn& t, const absl::flat_hash_set<std::pair<int64_t, std::string_view>>& names);
+  absl::StatusOr<LoadedRow::Lost*> LostOf(Txn& t, LoadedRow& row, int64_t epoch);
+  // LostOf, for all of the org's rows that are loaded.
+  absl::Status PreloadLost(Txn& t, int64_t org_id, int64_t epoch);
   // What the journal says was spent on the budget's account and match within [start, end).
   absl::StatusOr<NanoUsd> SpentBefore(Txn& t, const BudgetDefinition& budget, const Period& period);
 
-  // Writes a journal row that is not a terminal posting; returns its sequence.
+  // Writes a movement that is not a batch of entries; returns its sequence.
   absl::StatusOr<int64_t> WriteMovement(Txn& t, int64_t org_id, Movement kind,
                                         std::string_view note = {});
-  // Writes the line that says what became of the row since `before`, and books d_leased and d_lost
-  // with the epoch. Nothing where nothing changed.
+  // Writes the line that says what became of the row since `before`, and books d_lost with the
+  // epoch. Nothing where nothing changed. Of a terminal: into its lines and the batch's.
   absl::Status WriteLine(Txn& t, int64_t sequence, LoadedRow& row, int64_t epoch,
-                         const BudgetRow& before, NanoUsd d_lost);
+                         const BudgetRow& before, NanoUsd d_lost, Terminal* terminal = nullptr);
 
-  // --- escrow (sqlite_escrow.cc)
+  // --- escrow (sql_escrow.cc)
   absl::StatusOr<int64_t> OpenEpoch(Txn& t, int64_t org_id);
   absl::Status RequireOpen(Txn& t, int64_t org_id, int64_t epoch);
   absl::Status CloseEpoch(Txn& t, int64_t org_id, int64_t epoch);
   absl::Status ReclaimWhereAnnounced(Txn& t, int64_t org_id);
   absl::Status Reclaim(Txn& t, int64_t org_id, int64_t epoch);
 
-  // --- posting (sqlite_post.cc)
-  absl::Status PostOne(Txn& t, const v1::Entry& entry, v1::PostResult* result);
+  // --- posting (sql_post.cc)
+  absl::Status PostOne(Txn& t, const v1::Entry& entry, const std::string& fingerprint,
+                       v1::PostResult* result);
   absl::StatusOr<std::string> WhyRejected(Txn& t, const v1::Entry& entry);
   absl::StatusOr<std::optional<Posted>> FindPosted(Txn& t, int64_t org_id, std::string_view hold_id);
   absl::StatusOr<std::vector<SuspenseRow>> FindSuspense(Txn& t, int64_t org_id,
@@ -316,35 +399,96 @@ class SqliteStore final : public Store {
   absl::Status WriteSuspense(Txn& t, int64_t org_id, std::string_view hold_id,
                              const SuspenseRow& row);
   absl::Status CloseSuspense(Txn& t, int64_t org_id, std::string_view hold_id, int64_t epoch);
-  absl::StatusOr<int64_t> WriteTerminal(Txn& t, const v1::Entry& entry, Movement kind, int revision,
-                                        std::string_view fingerprint, std::string_view note);
+  // Loads at once what PostOne will ask for.
+  absl::Status PreloadPost(Txn& t, std::span<const v1::Entry* const> entries);
+  absl::StatusOr<Terminal*> AddTerminal(Txn& t, Terminal terminal);
   // The money of a terminal posting: from wherever the hold's epoch keeps it now (R3).
   // charge_only: from avail, because the hold's own money has been dealt with before.
-  absl::Status Settle(Txn& t, int64_t sequence, const v1::Entry& entry,
-                      std::vector<SuspenseRow> suspense, bool charge_only);
+  absl::Status Settle(Txn& t, Terminal& terminal, std::vector<SuspenseRow> suspense,
+                      bool charge_only);
   absl::Status Reverse(Txn& t, int64_t org_id, std::string_view hold_id, const Posted& posted,
                        std::string_view note);
   absl::Status Suspend(Txn& t, const v1::Entry& entry, Origin origin,
                        std::vector<SuspenseRow> known);
-  absl::StatusOr<common::v1::AccountKind> KindOf(Txn& t, int64_t account_id, int64_t* org_id);
-  // Ends a hold in suspense at `cost`; the sequence of the entry.
-  absl::StatusOr<int64_t> Resolve(Txn& t, int64_t org_id, const SuspenseRow& row,
-                                  std::vector<SuspenseRow> known, NanoUsd cost,
-                                  std::string_view reason, std::string_view status);
+  absl::StatusOr<common::v1::AccountKind> KindOf(sql::Connection& c, int64_t account_id,
+                                                 int64_t* org_id);
+  // Ends a hold in suspense at `cost`.
+  absl::StatusOr<v1::JournalEntry> Resolve(Txn& t, int64_t org_id, const SuspenseRow& row,
+                                           std::vector<SuspenseRow> known, NanoUsd cost,
+                                           std::string_view reason, std::string_view status);
 
-  // --- alerts (sqlite_alerts.cc)
+  // --- alerts (sql_alerts.cc)
   absl::Status RecordAlerts(Txn& t, const LoadedRow& row);
 
-  const std::unique_ptr<sql::Database> database_;
+  class Verifier;  // sql_verify.cc
+
+  // --- journal (sql_reports.cc)
+  // A journal row as kSelectJournal reads it.
+  struct StoredEntry {
+    int64_t org_id = 0;
+    int64_t sequence = 0;
+    absl::Time at;
+    Movement kind = Movement::kSettle;
+    int revision = 0;
+    int64_t cost = 0;  // this and tokens as in the columns: negative in a reversing entry
+    int64_t input_tokens = 0, output_tokens = 0;
+    int64_t started_at = 0;
+    int64_t key_id = 0;
+    std::string fingerprint;
+    v1::Entry entry;              // whole again
+    std::vector<EntryLine> lines;
+    std::string unreadable;  // why `entry` and `lines` are not to be relied on; "": they are
+  };
+  // Movements and entries of an org that follow each other.
+  struct JournalWindow {
+    int64_t last = 0;  // the last sequence in it; 0: there is nothing more
+    int64_t first_at = 0, last_at = 0;  // columns: what lies between
+  };
+  // What comes after a sequence: up to the movement that makes it `entries` entries, or that many
+  // movements.
+  static absl::StatusOr<JournalWindow> NextWindow(sql::Connection& c, int64_t org_id, int64_t after,
+                                                  int64_t entries);
+  absl::StatusOr<StoredEntry> ReadEntry(sql::Connection& c, const sql::Rows& rows);
+  absl::StatusOr<std::pair<int64_t, std::string>> RowKey(sql::Connection& c, int64_t row_id);
+  absl::StatusOr<std::string> PriceDetailOf(sql::Connection& c, int64_t org_id,
+                                            const std::string& digest);
+  // Sums of the journal, grouped.
+  struct SpendKey {
+    int64_t team_id = 0, user_id = 0, key_id = 0;
+    int64_t day = 0;  // since 1970, UTC
+    std::string provider, model, tags;
+    friend auto operator<=>(const SpendKey&, const SpendKey&) = default;
+  };
+  struct SpendSums {
+    int64_t requests = 0, cost = 0, input = 0, output = 0;
+  };
+  // What a sum is grouped by; what is not asked for is 0 or "" in its keys.
+  struct SpendGroups {
+    bool team = false, user = false, key = false, day = false, provider = false, model = false,
+         tags = false;
+  };
+  // Of the account's entries that started within [since, until), columns as in the table.
+  static absl::StatusOr<std::map<SpendKey, SpendSums>> SumSpend(sql::Connection& c,
+                                                                const AccountRow& account,
+                                                                int64_t since, int64_t until,
+                                                                const SpendGroups& groups);
+
+  class Verifier;  // sql_verify.cc
+
+  sql::Database* const database_;
   const Clock* const clock_;
-  Publish publish_;
+  std::function<void()> changed_;
   std::function<void()> deliveries_added_;
 
-  absl::Mutex mutex_;  // held through a write transaction and its publication
-  absl::Time next_raise_end_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
-  // Never changes for an id, so that it survives transactions.
+  absl::Mutex cache_mutex_;
+  // What never changes for its key.
   absl::flat_hash_map<int64_t, std::pair<common::v1::AccountKind, int64_t>> kinds_
-      ABSL_GUARDED_BY(mutex_);
+      ABSL_GUARDED_BY(cache_mutex_);
+  absl::flat_hash_map<int64_t, std::pair<int64_t, std::string>> row_keys_
+      ABSL_GUARDED_BY(cache_mutex_);
+  std::map<std::pair<int64_t, std::string>, std::string> price_details_
+      ABSL_GUARDED_BY(cache_mutex_);  // by org and digest
+  std::set<std::tuple<int64_t, std::string, int>> alerted_ ABSL_GUARDED_BY(cache_mutex_);
 
   mutable absl::Mutex counters_mutex_;
   StoreCounters counters_ ABSL_GUARDED_BY(counters_mutex_);
@@ -358,9 +502,13 @@ absl::Time FromColumn(int64_t micros);
 std::string FingerprintOf(const v1::Entry& entry);
 // Deterministic serialization.
 std::string Serialize(const google::protobuf::MessageLite& message);
-// What ToJournalEntry reads, to be followed by a WHERE clause.
+void SetTime(absl::Time time, google::protobuf::Timestamp* out);
+
+// What ReadEntry reads, to be followed by a WHERE clause.
 inline constexpr std::string_view kSelectJournal =
-    "SELECT sequence, kind, at, hold_id, entry FROM journal";
-v1::JournalEntry ToJournalEntry(const sql::Rows& rows);
+    "SELECT org_id, sequence, at, kind, revision, cost, fingerprint, hold_id, started_at, team_id, "
+    "user_id, key_id, provider, model, request_id, tags, entry, input_tokens, output_tokens FROM journal";
+v1::JournalEntry ToJournalEntry(int64_t org_id, int64_t sequence, absl::Time at, Movement kind,
+                                const v1::Entry& entry);
 
 }  // namespace tollhouse::ledger
