@@ -410,8 +410,8 @@ void Enforcer::FailRun(const std::shared_ptr<Run>& run) {
     absl::MutexLock lock(&org.mutex);
     for (Pending& pending : run->reserves) {
       // Should the hold have been made after all, it ends as soon as the store is back: a Void wins
-      // over its Reserve.
-      if (org.stalled.size() < options_.waiting_max) {
+      // over its Reserve. Settlements come first where there is no room for all.
+      if (org.stalled.size() < options_.waiting_max / 2) {
         Void ends{pending.epoch, absl::ToUnixMillis(clock_->Wall()), pending.hold_id};
         org.stalled.push_back({ends, {.sink = nullptr, .arrived = clock_->Monotonic()}});
         Metrics::Get().stalled.Increment();

@@ -173,6 +173,22 @@ TEST_F(EnforcersTest, LeaseThatTheOtherUsesIsNotIdle) {
   EXPECT_EQ(Row(10).leased, 0) << "now it is idle";
 }
 
+TEST_F(EnforcersTest, MoreThanTheStoreCanCountIsHeldByOthers) {
+  cluster_.SetBudget(EnforcerWorld::Rule(1), 4'000'000'000'000'000'000);
+  std::vector<v1::Operation> open;
+  v1::OperationResult last;
+  for (int i = 0; i < 12; ++i) {
+    open.push_back(cluster_.Reserve(kMaxHoldNanos));
+    last = cluster_.Call(0, open.back());
+    if (!last.has_admitted()) break;
+  }
+  EXPECT_GE(open.size(), 8u);
+  EXPECT_EQ(last.refused().reason(), v1::REASON_BUDGET_HELD) << last.ShortDebugString();
+  EXPECT_LE(Row(10).leased, int64_t{1} << 53);
+  EXPECT_TRUE(cluster_.Call(1, EnforcerWorld::Void(open[0], 1)).has_done());
+  Admit(0, cluster_.Reserve(kMaxHoldNanos));
+}
+
 TEST_F(EnforcersTest, ALoweredCapIsInForceWhenBothHaveApplied) {
   cluster_.SetBudget(EnforcerWorld::Rule(1), 100 * kDollar);
   const v1::Operation first = cluster_.Reserve(kDollar);

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "libs/base/uuid.h"
+#include "libs/testing/redis_server.h"
 #include "libs/testing/seed.h"
 #include "libs/testing/temp_dir.h"
 #include "services/budget-enforcer/app.h"
@@ -68,33 +69,44 @@ class EscrowChainTest : public ::testing::Test {
   }
 
   ~EscrowChainTest() override {
-    StopEnforcer();
+    StopEnforcers();
     ledger_->Stop();
     ledger_server_->Shutdown(std::chrono::system_clock::now());
     ledger_server_.reset();
   }
 
-  void StartEnforcer() {
+  // With its holds in memory, or in Redis.
+  void StartEnforcer(const std::string& redis_uri = "") {
     enforcer::Config config;
+    config.enforcer_id = absl::StrCat("enforcer-", members_.size());
+    config.redis.uri = redis_uri;
     config.tick_interval = absl::Milliseconds(2);
     config.options.held_poll = absl::Milliseconds(20);
     auto app = enforcer::App::Create(config, ledger_server_->InProcessChannel({}));
     ASSERT_TRUE(app.ok()) << app.status();
-    enforcer_ = *std::move(app);
+    Member& member = members_.emplace_back();
+    member.app = *std::move(app);
     grpc::ServerBuilder builder;
-    enforcer_->RegisterInternal(builder);
-    enforcer_->RegisterAdmin(builder);
-    enforcer_server_ = builder.BuildAndStart();
-    ASSERT_TRUE(enforcer_->Start().ok());
-    ASSERT_TRUE(enforcer_->WaitReady(absl::Seconds(20)));
-    stub_ = enforcer::v1::EnforcerService::NewStub(enforcer_server_->InProcessChannel({}));
+    member.app->RegisterInternal(builder);
+    member.app->RegisterAdmin(builder);
+    member.server = builder.BuildAndStart();
+    ASSERT_TRUE(member.app->Start().ok());
+    ASSERT_TRUE(member.app->WaitReady(absl::Seconds(20)));
+    member.stub = enforcer::v1::EnforcerService::NewStub(member.server->InProcessChannel({}));
   }
 
-  void StopEnforcer() {
-    enforcer_->Stop();
-    enforcer_server_->Shutdown(std::chrono::system_clock::now());
-    enforcer_server_.reset();
-    enforcer_.reset();
+  void StopEnforcers() {
+    for (Member& member : members_) {
+      member.app->Stop();
+      member.server->Shutdown(std::chrono::system_clock::now());
+    }
+    members_.clear();
+  }
+
+  void StartTwoOn(const testing::RedisServer& redis) {
+    StopEnforcers();
+    StartEnforcer(redis.uri());
+    StartEnforcer(redis.uri());
   }
 
   void SetBudget(const std::string& path, int64_t limit) {
@@ -141,7 +153,8 @@ class EscrowChainTest : public ::testing::Test {
     batch.mutable_edge()->set_boot_id("boot-1");
     *batch.add_operations() = op;
     enforcer::v1::ResultBatch results;
-    const grpc::Status status = ((*stub_).*method)(&context, batch, &results);
+    auto& stub = *members_[calls_++ % members_.size()].stub;  // each call at another enforcer
+    const grpc::Status status = (stub.*method)(&context, batch, &results);
     EXPECT_TRUE(status.ok()) << status.error_message();
     return results.results_size() == 1 ? results.results(0) : OperationResult();
   }
@@ -220,19 +233,26 @@ class EscrowChainTest : public ::testing::Test {
     return {last.problems().begin(), last.problems().end()};
   }
 
+  struct Member {
+    std::unique_ptr<enforcer::App> app;
+    std::unique_ptr<grpc::Server> server;
+    std::unique_ptr<enforcer::v1::EnforcerService::Stub> stub;
+  };
+
+  void SpendTheLastDollar();
+
   testing::TempDir dir_;
   std::unique_ptr<ledger::App> ledger_;
   std::unique_ptr<grpc::Server> ledger_server_;
   std::unique_ptr<ledger::v1::LedgerService::Stub> ledger_stub_;
   std::unique_ptr<ledger::v1::LedgerAdminService::Stub> admin_;
-  std::unique_ptr<enforcer::App> enforcer_;
-  std::unique_ptr<grpc::Server> enforcer_server_;
-  std::unique_ptr<enforcer::v1::EnforcerService::Stub> stub_;
+  std::vector<Member> members_;
+  std::atomic<size_t> calls_ = 0;
   std::vector<int64_t> path_;
   int64_t time_to_live_ms_ = 600'000;
 };
 
-TEST_F(EscrowChainTest, TheLastDollarGoesToWhomItFitsAndNoFurther) {
+void EscrowChainTest::SpendTheLastDollar() {
   const uint64_t seed = testing::TestSeed();
   constexpr int64_t kHold = 1'000'003;
   constexpr int64_t kCap = 30 * kHold + kHold / 2;
@@ -267,6 +287,36 @@ TEST_F(EscrowChainTest, TheLastDollarGoesToWhomItFitsAndNoFurther) {
   EXPECT_EQ(VerifyProblems(), std::vector<std::string>{});
 }
 
+TEST_F(EscrowChainTest, TheLastDollarGoesToWhomItFitsAndNoFurther) { SpendTheLastDollar(); }
+
+TEST_F(EscrowChainTest, TheLastDollarThroughTwoEnforcersOnOneRedis) {
+  const testing::RedisServer redis;
+  StartTwoOn(redis);
+  SpendTheLastDollar();
+}
+
+TEST_F(EscrowChainTest, AFlushedRedisBlocksUntilItsEdgesHaveReported) {
+  testing::RedisServer redis;
+  StartTwoOn(redis);
+  SetBudget("acme", 10 * kDollar);
+  const Operation open = Reserve(4 * kDollar), fills = Reserve(6 * kDollar);
+  const OperationResult admitted = Ask(open);
+  ASSERT_TRUE(admitted.has_admitted()) << admitted.ShortDebugString();
+  ASSERT_TRUE(Ask(fills).has_admitted());
+  redis.FlushAll();
+  EXPECT_EQ(Ask(Reserve(kDollar)).refused().reason(), enforcer::v1::REASON_BUDGET_BLOCKED);
+  EXPECT_EQ(Ask(Reserve(kDollar)).refused().reason(), enforcer::v1::REASON_BUDGET_BLOCKED);
+  // The edge forwarded one of the two and still waits for its answer.
+  Announce(admitted.admitted().epoch(),
+           {Entry(open, admitted.admitted(), 0, ledger::v1::ENTRY_KIND_SUSPEND)});
+  const OperationResult again = Ask(Reserve(6 * kDollar));
+  ASSERT_TRUE(again.has_admitted()) << again.ShortDebugString();
+  EXPECT_EQ(again.admitted().epoch(), admitted.admitted().epoch() + 1);
+  Spend(open, admitted.admitted(), kDollar);
+  EXPECT_EQ(Budget("acme").suspense_nanousd(), 0);
+  EXPECT_EQ(VerifyProblems(), std::vector<std::string>{});
+}
+
 TEST_F(EscrowChainTest, ALostEnforcerBlocksUntilItsEdgesHaveReported) {
   SetBudget("acme", 10 * kDollar);
   const Operation open = Reserve(4 * kDollar);
@@ -275,7 +325,7 @@ TEST_F(EscrowChainTest, ALostEnforcerBlocksUntilItsEdgesHaveReported) {
   const Operation fills = Reserve(6 * kDollar);
   const OperationResult filled = Ask(fills);
   ASSERT_TRUE(filled.has_admitted()) << filled.ShortDebugString();
-  StopEnforcer();
+  StopEnforcers();
   StartEnforcer();
   OperationResult refused = Ask(Reserve(kDollar));
   EXPECT_EQ(refused.refused().reason(), enforcer::v1::REASON_BUDGET_BLOCKED) << refused.ShortDebugString();
@@ -328,7 +378,7 @@ TEST_F(EscrowChainTest, ACleanStopLeavesOnlyOpenHoldsBehind) {
   const Operation op = Reserve(kDollar);
   const OperationResult admitted = Ask(op);
   ASSERT_TRUE(admitted.has_admitted());
-  StopEnforcer();
+  StopEnforcers();
   EXPECT_EQ(Budget("acme").leased_nanousd(), kDollar);
   StartEnforcer();
   EXPECT_TRUE(Ask(Reserve(99 * kDollar)).has_admitted());
