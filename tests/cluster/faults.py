@@ -29,25 +29,29 @@ class Fault:
             self.at, self.name, self.target, self.lasts, " (%g)" % self.detail if self.detail else "")
 
 
-# name -> (method prefix, kinds of targets, shortest and longest time)
-KINDS = {
-    "kill": (SERVICES, 0.0, 2.0),
-    "stop": (SERVICES, 0.0, 1.0),
-    "pause": (SERVICES, 0.3, 5.0),
-    "clock": (SERVICES, 1.0, 4.0),
-    "full_disk": (("edge",), 0.5, 3.0),
-    "kill_redis": (("redis",), 0.0, 2.0),
-    "pause_redis": (("redis",), 0.3, 4.0),
-    "flush": (("redis",), 0.0, 0.0),
-    "lossy_failover": (("redis-failover",), 0.2, 1.5),
-    "kill_postgres": (("postgres",), 0.0, 3.0),
-    "pause_postgres": (("postgres",), 0.3, 4.0),
-    "failover_postgres": (("postgres-failover",), 0.0, 0.0),
-    "cut": (("gate",), 0.0, 2.0),
-    "delay": (("gate",), 1.0, 4.0),
-    "hold": (("gate",), 0.5, 5.0),
-    "deaf": (("gate",), 0.5, 5.0),
-}
+# (name, kinds of targets, shortest and longest time)
+DECK = (
+    ("kill", ("edge",), 0.0, 2.0),
+    ("kill", ("enforcer",), 0.0, 2.0),
+    ("kill", ("ledger",), 0.0, 2.0),
+    ("kill", ("router", "vault"), 0.0, 2.0),
+    ("stop", SERVICES, 0.0, 1.0),
+    ("pause", ("enforcer", "ledger"), 0.3, 5.0),
+    ("pause", ("edge", "router", "vault"), 0.3, 5.0),
+    ("clock", SERVICES, 1.0, 4.0),
+    ("full_disk", ("edge",), 0.5, 3.0),
+    ("kill_redis", ("redis",), 0.0, 2.0),
+    ("pause_redis", ("redis",), 0.3, 4.0),
+    ("flush", ("redis",), 0.0, 0.0),
+    ("lossy_failover", ("redis-failover",), 0.2, 1.5),
+    ("kill_postgres", ("postgres",), 0.0, 3.0),
+    ("pause_postgres", ("postgres",), 0.3, 4.0),
+    ("failover_postgres", ("postgres-failover",), 0.0, 0.0),
+    ("cut", ("gate",), 0.0, 2.0),
+    ("delay", ("gate",), 1.0, 4.0),
+    ("hold", ("gate",), 0.5, 5.0),
+    ("deaf", ("gate",), 0.5, 5.0),
+)
 CLOCKS_S = (-3600, -90, -5, 5, 90, 3600)
 
 
@@ -64,15 +68,14 @@ def targets_of(cluster):
 
 
 def schedule(seed, targets, count, spacing):
-    """`count` faults, every kind once before any is repeated."""
+    """`count` faults, all of the deck that have a target before any is repeated."""
     rng = random.Random("faults %s" % seed)
-    possible = [name for name, (kinds, _, _) in KINDS.items() if any(k in targets for k in kinds)]
+    possible = [card for card in DECK if any(kind in targets for kind in card[1])]
     faults, at, deck = [], 1.0, []
     for _ in range(count):
         if not deck:
             deck = rng.sample(possible, len(possible))
-        name = deck.pop()
-        kinds, shortest, longest = KINDS[name]
+        name, kinds, shortest, longest = deck.pop()
         kind = rng.choice([k for k in kinds if k in targets])
         detail = {"clock": rng.choice(CLOCKS_S), "delay": rng.choice((20, 200, 1000))}.get(name, 0)
         faults.append(Fault(at, name, rng.choice(targets[kind]), rng.uniform(shortest, longest), detail))

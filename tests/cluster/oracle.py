@@ -141,9 +141,9 @@ class Meter:
         self.sample()
 
 
-def at_rest(house, timeout=60):
+def at_rest(house, answered, timeout=60):
     """Waits until nothing moves: provider idle, no hold, no lost lease, every bill posted or in a row of
-    suspense."""
+    suspense. See check()."""
     stack = house.stack
     why = ["?"]
 
@@ -156,7 +156,7 @@ def at_rest(house, timeout=60):
             why[0] = "leases of closed epochs: %s" % house.lost_leases()
         else:
             try:
-                check(house)
+                check(house, answered)
                 return True
             except audit.Mismatch as mismatch:
                 why[0] = str(mismatch)
@@ -166,14 +166,18 @@ def at_rest(house, timeout=60):
         wait_until(quiet, timeout, "the ledger at rest")
     except AssertionError:
         raise AssertionError("not at rest after %d s: %s" % (timeout, why[0])) from None
-    return check(house)
+    return check(house, answered)
 
 
-def check(house):
+def check(house, answered):
     """Every bill is one entry of the same amount, or an estimate or a row of suspense that covers it;
-    every budget adds up. Returns (billed, spent, suspense) of the org."""
+    every budget adds up. What was `answered` in full (request ids) had its result written before its
+    caller was told: it is posted, never suspense. Returns (billed, spent, suspense) of the org."""
     totals = audit.check_covered(house, house.caps[house.org])
     rows = house.suspense()
+    for row in rows:
+        if row["request_id"] in answered:
+            raise audit.Mismatch("answered in full and still in suspense: %s" % row)
     for path, budget in house.budgets().items():
         of_rows = sum(int(row["amount_nanousd"]) for row in rows
                       if (row["account"] + "/").startswith(path + "/"))

@@ -71,6 +71,18 @@ def test_leases_last_while_the_ledger_is_away(stack, bought, store):
     assert purchase(stack, bought).status == 200
 
 
+def test_settlements_outlive_ledger_and_edge(stack, bought):
+    """What the ledger could not take is in the journals of edges that were killed, and is posted later."""
+    every(stack, "ledger", "kill")
+    try:
+        steadily(stack, bought, 1)
+        every(stack, "edge", "kill")
+    finally:
+        restart(stack, "ledger")
+        restart(stack, "edge")
+    assert audit.check_exact(bought) >= 20
+
+
 def test_without_leases_and_ledger_closed_budgets_are_refused(stack):
     tenant = stack.tenant()
     tenant.set_budget("org", BUDGET)
