@@ -40,12 +40,6 @@ std::string ThisProcess() {
   return absl::StrCat(absl::string_view(host), "/", getpid(), "/", NewUuid(absl::Now()).ToString().substr(24));
 }
 
-void LogFailure(std::string_view what, const absl::Status& status) {
-  obs::Warning("change_feed_failed",
-               {{"what", what},
-                {"error", std::string_view(status.message().data(), status.message().size())}});
-}
-
 }  // namespace
 
 ChangeFeed::ChangeFeed(ChangeFeedOptions options, ChangeSubscriber* subscriber)
@@ -75,10 +69,12 @@ void ChangeFeed::Stop() {
   listener_.Wake();
   if (thread_.joinable()) thread_.join();
   if (!shared() || Staleness() > options_.lease) return;
-  const absl::Status gone = options_.database->Write([&](Connection& c) {
-    return c.Execute("DELETE FROM change_replica WHERE name = ?1", options_.replica).status();
-  });
-  if (!gone.ok()) LogFailure("sign off", gone);
+  // Where that fails, the lease ends by itself.
+  options_.database
+      ->Write([&](Connection& c) {
+        return c.Execute("DELETE FROM change_replica WHERE name = ?1", options_.replica).status();
+      })
+      .IgnoreError();
 }
 
 void ChangeFeed::Wake() { listener_.Wake(); }
@@ -109,25 +105,31 @@ void ChangeFeed::Run() {
       }
       more = Look();
     }
-    failed = !more.ok();
-    if (failed) LogFailure("read", more.status());
-    if (!shared()) continue;
-    if (const absl::Status status = Report(absl::Now() >= report_due_); !status.ok()) {
-      LogFailure("report", status);
+    absl::Status status = more.status();
+    if (status.ok() && shared()) status = KeepUp();
+    if (status.ok() == failed) {  // one line when it begins, one when it ends
+      if (status.ok()) {
+        obs::Info("change_feed_recovered");
+      } else {
+        obs::Warning("change_feed_failed", {{"error", std::string_view(status.message().data(),
+                                                                       status.message().size())}});
+      }
     }
-    bool waited_for = false;
-    {
-      absl::MutexLock lock(&mutex_);
-      waited_for = waiters_ > 0;
-    }
-    if (waited_for) {
-      if (const absl::Status status = ReadOthers(); !status.ok()) LogFailure("others", status);
-    }
-    if (absl::Now() >= trim_due_) {
-      trim_due_ = absl::Now() + kTrimInterval;
-      if (const absl::Status status = Trim(); !status.ok()) LogFailure("trim", status);
-    }
+    failed = !status.ok();
   }
+}
+
+absl::Status ChangeFeed::KeepUp() {
+  TH_RETURN_IF_ERROR(Report(absl::Now() >= report_due_));
+  bool waited_for = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    waited_for = waiters_ > 0;
+  }
+  if (waited_for) TH_RETURN_IF_ERROR(ReadOthers());
+  if (absl::Now() < trim_due_) return absl::OkStatus();
+  trim_due_ = absl::Now() + kTrimInterval;
+  return Trim();
 }
 
 absl::StatusOr<bool> ChangeFeed::Look() {

@@ -97,6 +97,8 @@ class ChangeFeed {
   void Run();
   // Brings what is new; true if there is more.
   absl::StatusOr<bool> Look();
+  // What the other processes need from this one, and it from them.
+  absl::Status KeepUp();
   absl::Status Report(bool even_if_unchanged);
   absl::Status ReadOthers();
   absl::Status Trim();

@@ -1,7 +1,6 @@
 #include "libs/sql/change_log.h"
 
 #include "libs/base/status_macros.h"
-#include "libs/base/uuid.h"
 
 namespace tollhouse::sql {
 namespace {
@@ -41,7 +40,14 @@ CREATE TABLE change_replica (
 );
 )sql";
 
+// The timeline of the WAL that is written now: the control file's lags behind a promotion.
+#define TH_SQL_HISTORY                                             \
+  "((SELECT system_identifier FROM pg_control_system())::text || '/' || " \
+  "substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))"
+
 }  // namespace
+
+const std::string_view kServerHistory = TH_SQL_HISTORY;
 
 std::string_view ChangeLogSchema(Dialect dialect) {
   return dialect == Dialect::kSqlite ? kSqliteSchema : kPostgresSchema;
@@ -69,14 +75,12 @@ absl::StatusOr<int64_t> AppendChange(Connection& connection, std::string_view pa
   return version;
 }
 
-absl::Status RestartChangeLog(Connection& connection) {
-  return connection
-      .Execute("UPDATE change_head SET log_id = ?1 WHERE id = 1", NewUuid(absl::Now()).ToString())
-      .status();
-}
-
 absl::StatusOr<ChangeLogHead> ReadChangeLogHead(Connection& connection) {
-  TH_ASSIGN_OR_RETURN(Rows rows, connection.Query("SELECT log_id, version FROM change_head"));
+  TH_ASSIGN_OR_RETURN(
+      Rows rows, connection.Query(connection.dialect() == Dialect::kSqlite
+                                      ? "SELECT log_id, version FROM change_head"
+                                      : "SELECT log_id || '@' || " TH_SQL_HISTORY
+                                        ", version FROM change_head"));
   ChangeLogHead head;
   if (rows.Next()) head = {rows.Text(0), rows.Int(1)};
   TH_RETURN_IF_ERROR(rows.status());

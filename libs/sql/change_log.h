@@ -3,8 +3,8 @@
 // A change is appended by the transaction that makes it. Appending locks the head of the log until the
 // COMMIT, so that versions are without gaps and become visible in their order: who has read up to
 // version n has seen every change up to n, however many processes write. Versions of one log are
-// comparable; `log id` is another one where the database has lost commits (a failover), and then
-// nothing that was read before counts.
+// comparable; its id is another one where the database may have lost commits (a failover, a restored
+// backup), and then nothing that was read before counts.
 #pragma once
 
 #include <cstdint>
@@ -24,8 +24,10 @@ std::string_view ChangeLogSchema(Dialect dialect);
 // that append wait for its end.
 absl::StatusOr<int64_t> AppendChange(Connection& connection, std::string_view payload);
 
-// Begins another log: what anyone has read of it is void. Versions go on.
-absl::Status RestartChangeLog(Connection& connection);
+// PostgreSQL: an expression for the history of commits that the server continues, as text: cluster and
+// timeline. It changes when a standby is promoted, when a backup is restored to a point in time, and
+// with another cluster; not when a server restarts.
+extern const std::string_view kServerHistory;
 
 struct ChangeLogHead {
   std::string log_id;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "libs/base/error.h"
 #include "libs/base/status_macros.h"
 #include "libs/obs/log.h"
 #include "libs/obs/metrics.h"
@@ -34,6 +35,11 @@ sql::DatabaseSettings SettingsOf(const Config& config) {
           .isolation = sql::Isolation::kReadCommitted};
 }
 
+void CheckServer(Store* store) {
+  const absl::Status status = store->CheckServer();
+  if (!status.ok()) obs::Warning("server_not_checked", {{"reason", ReasonOf(status)}});
+}
+
 }  // namespace
 
 struct App::Parts {
@@ -45,7 +51,8 @@ struct App::Parts {
         poster(std::move(p)),
         internal(std::move(i)),
         admin(MakeAdminService(store.get(), internal.get(), config.authenticator)),
-        webhooks(std::make_unique<WebhookSender>(store.get(), config.clock)) {
+        webhooks(std::make_unique<WebhookSender>(store.get(), config.clock)),
+        auditor(std::make_unique<Auditor>(store.get(), config.audit)) {
     store->SetDeliveriesAdded([this] { webhooks->Wake(); });
   }
 
@@ -102,6 +109,7 @@ struct App::Parts {
   const std::unique_ptr<InternalService> internal;
   const std::unique_ptr<grpc::Service> admin;
   const std::unique_ptr<WebhookSender> webhooks;
+  const std::unique_ptr<Auditor> auditor;
   prometheus::Counter& posted = EntryCounter("posted");
   prometheus::Counter& duplicate = EntryCounter("duplicate");
   prometheus::Counter& conflicting = EntryCounter("conflict");
@@ -138,7 +146,9 @@ absl::StatusOr<std::unique_ptr<App>> App::Create(Config config) {
   TH_ASSIGN_OR_RETURN(
       std::unique_ptr<InternalService> internal,
       MakeInternalService(store.get(), poster.get(), config.acknowledge_timeout,
-                          {.database = database.database.get(), .postgres = database.postgres}));
+                          {.database = database.database.get(),
+                           .postgres = database.postgres,
+                           .connected = [s = store.get()] { CheckServer(s); }}));
   return std::unique_ptr<App>(
       new App(std::make_unique<Parts>(std::move(config), std::move(database), std::move(store),
                                       std::move(internal), std::move(poster))));
@@ -155,6 +165,7 @@ void App::RegisterAdmin(grpc::ServerBuilder& builder) {
 absl::Status App::Start() {
   parts_->timer = std::thread([parts = parts_.get()] { parts->RunTimer(); });
   parts_->webhooks->Start();
+  parts_->auditor->Start();
   return absl::OkStatus();
 }
 
@@ -165,6 +176,7 @@ void App::Stop() {
   }
   if (parts_->timer.joinable()) parts_->timer.join();
   parts_->webhooks->Stop();
+  parts_->auditor->Stop();
   parts_->internal->Shutdown();
   parts_->poster->Stop();
 }

@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "libs/base/clock.h"
 #include "libs/rpc/authenticator.h"
+#include "services/ledger/auditor.h"
 
 namespace tollhouse::ledger {
 
@@ -24,6 +25,7 @@ struct Config {
   absl::Duration acknowledge_timeout = absl::Seconds(2);
   // How long the end of a hold may be unknown before it is booked at its full amount; unset: never.
   std::optional<absl::Duration> resolve_suspense_after = absl::Hours(24);
+  AuditorOptions audit;
 };
 
 // Brings the database's schema up to date: safe to repeat, and by two at once. A SQLite file needs no
@@ -40,7 +42,7 @@ class App {
 
   void RegisterInternal(grpc::ServerBuilder& builder);
   void RegisterAdmin(grpc::ServerBuilder& builder);
-  // Starts what happens by itself: ends of raises, old suspense, webhook deliveries.
+  // Starts what happens by itself: ends of raises, old suspense, webhook deliveries, audits.
   absl::Status Start();
   // Posts what was accepted, ends watches and background work. Idempotent.
   void Stop();

@@ -236,6 +236,25 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
     });
   }
 
+  grpc::Status AdjustEntry(grpc::ServerContext* context, const v1::AdjustEntryRequest* request,
+                           v1::AdjustEntryResponse* response) override {
+    return Call(context, *request, [&](const rpc::Caller&) -> absl::Status {
+      TH_RETURN_IF_ERROR(CheckAmount(request->cost_nanousd(), "the cost"));
+      if (request->cost_nanousd() > kMaxHold.nanos()) {
+        return Bad("BAD_AMOUNT", "the cost of one request is at most $1,000,000");
+      }
+      const absl::StatusOr<Uuid> hold = ParseUuid(request->hold_id());
+      if (!hold.ok()) return Bad("BAD_ARGUMENT", "hold_id is not a UUID");
+      if (request->client_request_id().empty() || request->client_request_id().size() > 128) {
+        return Bad("BAD_ARGUMENT", "client_request_id is 1 to 128 bytes");
+      }
+      TH_ASSIGN_OR_RETURN(*response,
+                          store_->AdjustEntry(hold->raw(), request->cost_nanousd(), request->reason(),
+                                              request->client_request_id()));
+      return absl::OkStatus();
+    });
+  }
+
   grpc::Status SetWebhook(grpc::ServerContext* context, const v1::SetWebhookRequest* request,
                           v1::SetWebhookResponse* response) override {
     return Call(context, *request, [&](const rpc::Caller&) -> absl::Status {

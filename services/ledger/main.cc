@@ -31,6 +31,10 @@ int Run(int argc, char** argv) {
               "how long a change waits for connected enforcers and edges");
   options.Add("resolve-suspense-after", &resolve_suspense_after,
               "unknown ends are booked at their full amount then; inf: never");
+  options.Add("audit-interval", &config.audit.interval,
+              "between audits of all balances; inf: none");
+  options.Add("audit-journal-interval", &config.audit.journal_interval,
+              "between audits that read the whole journal; inf: none");
   const auto prepare = [&] {
     config.resolve_suspense_after.reset();
     if (resolve_suspense_after < absl::InfiniteDuration()) config.resolve_suspense_after = resolve_suspense_after;

@@ -200,6 +200,10 @@ absl::StatusOr<ledger::v1::ListEntriesResponse> Api::Call(const ledger::v1::List
 absl::StatusOr<ledger::v1::ListSuspenseResponse> Api::Call(const ledger::v1::ListSuspenseRequest& request) {
   return Unary<ledger::v1::ListSuspenseResponse>(Service::kLedger, &Stubs::ledger, &LedgerAdminService::Stub::ListSuspense, request);
 }
+absl::StatusOr<ledger::v1::AdjustEntryResponse> Api::Call(const ledger::v1::AdjustEntryRequest& request) {
+  return Unary<ledger::v1::AdjustEntryResponse>(Service::kLedger, &Stubs::ledger, &LedgerAdminService::Stub::AdjustEntry, request);
+}
+
 absl::StatusOr<ledger::v1::ResolveSuspenseResponse> Api::Call(const ledger::v1::ResolveSuspenseRequest& request) {
   return Unary<ledger::v1::ResolveSuspenseResponse>(Service::kLedger, &Stubs::ledger, &LedgerAdminService::Stub::ResolveSuspense, request);
 }

@@ -52,6 +52,7 @@ class Api {
   absl::StatusOr<ledger::v1::ExplainRequestResponse> Call(const ledger::v1::ExplainRequestRequest& request);
   absl::StatusOr<ledger::v1::ListEntriesResponse> Call(const ledger::v1::ListEntriesRequest& request);
   absl::StatusOr<ledger::v1::ListSuspenseResponse> Call(const ledger::v1::ListSuspenseRequest& request);
+  absl::StatusOr<ledger::v1::AdjustEntryResponse> Call(const ledger::v1::AdjustEntryRequest& request);
   absl::StatusOr<ledger::v1::ResolveSuspenseResponse> Call(const ledger::v1::ResolveSuspenseRequest& request);
   absl::StatusOr<ledger::v1::SetWebhookResponse> Call(const ledger::v1::SetWebhookRequest& request);
   absl::StatusOr<ledger::v1::ListWebhooksResponse> Call(const ledger::v1::ListWebhooksRequest& request);

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "libs/base/status_macros.h"
+#include "libs/base/uuid.h"
 #include "tools/tollctl/from_proto.h"
 #include "tools/tollctl/invocation.h"
 #include "tools/tollctl/nouns.h"
@@ -69,6 +70,19 @@ absl::Status Entries(Invocation& in, EntriesArgs& args) {
   return absl::OkStatus();
 }
 
+absl::Status Adjust(Invocation& in, ledger::v1::AdjustEntryRequest request) {
+  request.set_client_request_id(NewUuid(in.Now()).ToString());
+  TH_ASSIGN_OR_RETURN(const auto response, in.api.Call(request));
+  Value result = FromProto(response.entry());
+  result.Set("previous_nanousd", Value::Count(response.previous_nanousd()));
+  in.Print({Value::Object({{"entry", result}}), "entry",
+            {Column::Text("Hold", "hold_id"), Column::Text("Account", "entry.account_path"),
+             Column::Money("Cost before", "previous_nanousd"), Column::Money("Cost", "entry.cost_nanousd"),
+             Column::Count("Entry", "sequence")},
+            "", "", true});
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 void RegisterLedger(CommandLine& commands) {
@@ -78,6 +92,18 @@ void RegisterLedger(CommandLine& commands) {
                 "hold, and each price.")
       .Example("tollctl ledger verify --output json")
       .Run([](Invocation& in) { return Verify(in); });
+
+  auto adjust = std::make_shared<ledger::v1::AdjustEntryRequest>();
+  noun.AddVerb("adjust", "Corrects what one request cost: a refund, or another amount on the invoice")
+      .Describe("Adds a reversing entry and a corrected one; what was posted stays as it was. The budgets\n"
+                "that the request counted in are charged with the difference, in the same periods.")
+      .Positional("HOLD", Into(adjust->mutable_hold_id()), "hold id, from explain or ledger entries")
+      .Required("--cost", "USD", IntoAmount([=](int64_t n) { adjust->set_cost_nanousd(n); }),
+                "what it cost in the end")
+      .Required("--reason", "TEXT", Into(adjust->mutable_reason()), "kept on record")
+      .Example("tollctl ledger adjust 018f2a7c-6d1e-7cc2-98c4-dc0c0c07398f --cost 0 "
+               "--reason \"refunded, case 4711\"")
+      .Run([=](Invocation& in) { return Adjust(in, *adjust); });
 
   auto args = std::make_shared<EntriesArgs>();
   noun.AddVerb("entries", "Lists journal entries in posting order")

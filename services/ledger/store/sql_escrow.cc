@@ -58,29 +58,34 @@ absl::StatusOr<int64_t> SqlStore::RegisterEpoch(const v1::RegisterEpochRequest& 
                            absl::StrCat("the newest epoch of org ", org.id, " is ", epoch),
                            {{"epoch", absl::StrCat(epoch)}, {"incarnation", incarnation}});
         }
-        if (epoch > 0) TH_RETURN_IF_ERROR(CloseEpoch(t, org.id, epoch));
-        ++epoch;
-        {
-          TH_ASSIGN_OR_RETURN(sql::Rows rows,
-                              t.c.Query("SELECT epoch_floor FROM orgs WHERE org_id = ?1", org.id));
-          if (rows.Next()) epoch = std::max(epoch, rows.Int(0));
-          TH_RETURN_IF_ERROR(rows.status());
-        }
-        t.orgs.at(org.id).epoch = epoch;
-        t.orgs.at(org.id).dirty = true;
-        TH_RETURN_IF_ERROR(
-            t.c.Execute("INSERT INTO epochs (org_id, epoch, incarnation, opened_at) "
-                        "VALUES (?1, ?2, ?3, ?4)",
-                        org.id, epoch, request.incarnation(), ToColumn(t.now))
-                .status());
-        v1::Epoch& change = *t.changes.add_epochs();
-        change.set_org_id(org.id);
-        change.set_epoch(epoch);
-        change.set_incarnation(request.incarnation());
-        return ReclaimWhereAnnounced(t, org.id);
+        TH_ASSIGN_OR_RETURN(epoch, NextEpoch(t, org.id, request.incarnation()));
+        return absl::OkStatus();
       },
       version));
   return epoch;
+}
+
+absl::StatusOr<int64_t> SqlStore::NextEpoch(Txn& t, int64_t org_id, std::string_view incarnation) {
+  OrgState& org = t.orgs.at(org_id);
+  if (org.epoch > 0) TH_RETURN_IF_ERROR(CloseEpoch(t, org_id, org.epoch));
+  ++org.epoch;
+  {
+    TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                        t.c.Query("SELECT epoch_floor FROM orgs WHERE org_id = ?1", org_id));
+    if (rows.Next()) org.epoch = std::max(org.epoch, rows.Int(0));
+    TH_RETURN_IF_ERROR(rows.status());
+  }
+  org.dirty = true;
+  TH_RETURN_IF_ERROR(t.c.Execute("INSERT INTO epochs (org_id, epoch, incarnation, opened_at) "
+                                 "VALUES (?1, ?2, ?3, ?4)",
+                                 org_id, org.epoch, incarnation, ToColumn(t.now))
+                         .status());
+  v1::Epoch& change = *t.changes.add_epochs();
+  change.set_org_id(org_id);
+  change.set_epoch(org.epoch);
+  change.set_incarnation(std::string(incarnation));
+  TH_RETURN_IF_ERROR(ReclaimWhereAnnounced(t, org_id));
+  return org.epoch;
 }
 
 // R1: the lease goes to suspense as a whole, the single suspense rows dissolve into that.

@@ -335,8 +335,23 @@ absl::Status SqlStore::Settle(Txn& t, Terminal& terminal, std::vector<SuspenseRo
   return absl::OkStatus();
 }
 
-absl::Status SqlStore::Reverse(Txn& t, int64_t org_id, std::string_view hold_id,
-                               const Posted& posted, std::string_view note) {
+absl::StatusOr<bool> SqlStore::WasPosted(Txn& t, int64_t org_id, std::string_view hold_id,
+                                         std::string_view fingerprint) {
+  TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                      t.c.Query("SELECT 1 FROM journal WHERE org_id = ?1 AND hold_id = ?2 AND "
+                                "fingerprint = ?3",
+                                org_id, sql::RawUuid{hold_id}, sql::Blob{fingerprint}));
+  const bool found = rows.Next();
+  while (rows.Next()) {
+  }
+  TH_RETURN_IF_ERROR(rows.status());
+  return found;
+}
+
+absl::StatusOr<std::shared_ptr<const v1::Entry>> SqlStore::Reverse(Txn& t, int64_t org_id,
+                                                                   std::string_view hold_id,
+                                                                   const Posted& posted,
+                                                                   std::string_view note) {
   StoredEntry resolved;
   {
     TH_ASSIGN_OR_RETURN(sql::Rows rows,
@@ -363,7 +378,7 @@ absl::Status SqlStore::Reverse(Txn& t, int64_t org_id, std::string_view hold_id,
     row->row.Refund(amount);
     TH_RETURN_IF_ERROR(WriteLine(t, 0, *row, 0, before, kZero, terminal));
   }
-  return absl::OkStatus();
+  return entry;
 }
 
 absl::Status SqlStore::Suspend(Txn& t, const v1::Entry& entry, Origin origin,
@@ -446,6 +461,10 @@ absl::Status SqlStore::PostOne(Txn& t, const v1::Entry& entry, const std::string
     // A suspension that arrives after the end it was followed by changes nothing.
     if (suspend || posted->fingerprint == fingerprint) return duplicate(posted->cost);
     if (posted->kind != Movement::kResolve) {
+      if (posted->revision > 0) {  // it may have been adjusted since
+        TH_ASSIGN_OR_RETURN(const bool known, WasPosted(t, org, entry.hold_id(), fingerprint));
+        if (known) return duplicate(posted->cost);
+      }
       ++t.counters.entries_conflicting;
       result->set_outcome(v1::POST_OUTCOME_CONFLICT);
       result->set_message("another entry of this hold stands in the journal");
@@ -453,7 +472,8 @@ absl::Status SqlStore::PostOne(Txn& t, const v1::Entry& entry, const std::string
       return absl::OkStatus();
     }
     // The truth after a resolution: the resolution is reversed, never changed.
-    TH_RETURN_IF_ERROR(Reverse(t, org, entry.hold_id(), *posted, "the result came after all"));
+    TH_RETURN_IF_ERROR(
+        Reverse(t, org, entry.hold_id(), *posted, "the result came after all").status());
     TH_ASSIGN_OR_RETURN(Terminal* const terminal,
                         AddTerminal(t, {.entry = &entry,
                                         .kind = Movement::kCorrect,
@@ -625,6 +645,93 @@ absl::StatusOr<v1::JournalEntry> SqlStore::ResolveSuspense(std::string_view raw_
     if (newest == nullptr) return not_found();
     TH_ASSIGN_OR_RETURN(out,
                         Resolve(t, org, *newest, known, NanoUsd(cost_nanos), reason, "resolved"));
+    return absl::OkStatus();
+  }));
+  return out;
+}
+
+absl::StatusOr<v1::AdjustEntryResponse> SqlStore::AdjustEntry(std::string_view raw_hold_id,
+                                                              int64_t cost_nanos,
+                                                              std::string_view reason,
+                                                              std::string_view client_request_id) {
+  v1::AdjustEntryResponse out;
+  const auto find_org = [&](sql::Connection& c) -> absl::StatusOr<std::vector<int64_t>> {
+    for (const char* const table : {"journal", "suspense"}) {
+      TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                          c.Query(absl::StrCat("SELECT org_id FROM ", table,
+                                               " WHERE org_id IN (SELECT org_id FROM orgs) AND "
+                                               "hold_id = ?1 LIMIT 1"),
+                                  sql::RawUuid{raw_hold_id}));
+      if (rows.Next()) return std::vector<int64_t>{rows.Int(0)};
+      TH_RETURN_IF_ERROR(rows.status());
+    }
+    return MakeError(absl::StatusCode::kNotFound, "HOLD_NOT_FOUND",
+                     "no entry of this hold; `ledger entries` and `explain` name them");
+  };
+  TH_RETURN_IF_ERROR(Write(find_org, [&](Txn& t) -> absl::Status {
+    out.Clear();
+    const int64_t org = t.orgs.begin()->first;
+    TH_ASSIGN_OR_RETURN(std::optional<Posted> posted, FindPosted(t, org, raw_hold_id));
+    {
+      TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                          t.c.Query("SELECT hold_id, revision, previous FROM adjustments WHERE "
+                                    "org_id = ?1 AND client_request_id = ?2",
+                                    org, client_request_id));
+      if (rows.Next()) {
+        const bool same = rows.View(0) == raw_hold_id && posted.has_value();
+        const int64_t revision = rows.Int(1);
+        out.set_previous_nanousd(rows.Int(2));
+        TH_ASSIGN_OR_RETURN(
+            sql::Rows entries,
+            t.c.Query(absl::StrCat(Absl(kSelectJournal),
+                                   " WHERE org_id = ?1 AND hold_id = ?2 AND revision = ?3"),
+                      org, sql::RawUuid{raw_hold_id}, revision));
+        if (same && entries.Next()) {
+          TH_ASSIGN_OR_RETURN(const StoredEntry stored, ReadEntry(t.c, entries));
+          if (stored.cost == cost_nanos) {
+            *out.mutable_entry() =
+                ToJournalEntry(org, stored.sequence, stored.at, stored.kind, stored.entry);
+            return absl::OkStatus();
+          }
+        }
+        TH_RETURN_IF_ERROR(entries.status());
+        return MakeError(absl::StatusCode::kAlreadyExists, "REQUEST_REUSED",
+                         "this client_request_id was used for another adjustment");
+      }
+      TH_RETURN_IF_ERROR(rows.status());
+    }
+    if (!posted.has_value()) {
+      return MakeError(absl::StatusCode::kFailedPrecondition, "STILL_OPEN",
+                       "the hold is in suspense; end it with `suspense resolve`");
+    }
+    if (posted->cost == cost_nanos) {
+      return MakeError(absl::StatusCode::kFailedPrecondition, "NOT_CHANGED",
+                       absl::StrCat("the hold costs ", cost_nanos, " nano-USD already"));
+    }
+    out.set_previous_nanousd(posted->cost);
+    TH_ASSIGN_OR_RETURN(const std::shared_ptr<const v1::Entry> before,
+                        Reverse(t, org, raw_hold_id, *posted, reason));
+    const auto entry = std::make_shared<v1::Entry>(*before);
+    entry->set_kind(v1::ENTRY_KIND_SETTLE);
+    entry->set_cost_nanousd(cost_nanos);
+    entry->clear_price_detail();  // the amount is not the product of rates and usage
+    const int revision = posted->revision + 2;
+    TH_ASSIGN_OR_RETURN(Terminal* const terminal, AddTerminal(t, {.entry = entry.get(),
+                                                                  .owned = entry,
+                                                                  .kind = Movement::kCorrect,
+                                                                  .revision = revision,
+                                                                  .fingerprint = FingerprintOf(*entry),
+                                                                  .note = std::string(reason)}));
+    TH_RETURN_IF_ERROR(Settle(t, *terminal, {}, true));
+    TH_RETURN_IF_ERROR(t.c.Execute("INSERT INTO adjustments (org_id, client_request_id, hold_id, "
+                                   "revision, previous) VALUES (?1, ?2, ?3, ?4, ?5)",
+                                   org, client_request_id, sql::RawUuid{raw_hold_id}, revision,
+                                   out.previous_nanousd())
+                           .status());
+    const OrgState& state = t.orgs.at(org);
+    *out.mutable_entry() = ToJournalEntry(
+        org, state.last_sequence + static_cast<int64_t>(state.terminals.size()), t.now,
+        Movement::kCorrect, *entry);
     return absl::OkStatus();
   }));
   return out;

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "libs/base/error.h"
 #include "libs/base/strings.h"
 #include "libs/crypto/digest.h"
 #include "libs/obs/log.h"
@@ -16,12 +17,24 @@
 namespace tollhouse::ledger {
 
 extern const std::string_view kSqliteSchema3;    // migrations/sqlite/0003_ledger.sql
+extern const std::string_view kSqliteSchema5;    // migrations/sqlite/0005_adjustments.sql
 extern const std::string_view kPostgresSchema1;  // migrations/postgres/0001_ledger.sql
+extern const std::string_view kPostgresSchema3;  // migrations/postgres/0003_failover.sql
 
 namespace {
 
+constexpr std::string_view kServerChanged = "SERVER_CHANGED";
 constexpr int64_t kHourMicros = 3'600'000'000;
 constexpr int kPartitionsAhead = 4;
+
+// The server's history is checked with the lock, so that no transaction builds on what is missing.
+const std::string& LockOrgsStatement() {
+  static const std::string statement = absl::StrCat(
+      "SELECT org_id, last_sequence, epoch, next_raise_end, (SELECT history <> ",
+      Absl(sql::kServerHistory),
+      " FROM failover) FROM orgs WHERE org_id = ANY (CAST(?1 AS bigint[])) ORDER BY org_id FOR UPDATE");
+  return statement;
+}
 
 int64_t HourOf(int64_t micros) {
   const int64_t rest = micros % kHourMicros;
@@ -41,8 +54,12 @@ struct Columns {
 }  // namespace
 
 sql::Schema StoreSchema() {
-  return {.sqlite = {{3, kSqliteSchema3}, {4, sql::ChangeLogSchema(sql::Dialect::kSqlite)}},
-          .postgres = {{1, kPostgresSchema1}, {2, sql::ChangeLogSchema(sql::Dialect::kPostgres)}}};
+  return {.sqlite = {{3, kSqliteSchema3},
+                     {4, sql::ChangeLogSchema(sql::Dialect::kSqlite)},
+                     {5, kSqliteSchema5}},
+          .postgres = {{1, kPostgresSchema1},
+                       {2, sql::ChangeLogSchema(sql::Dialect::kPostgres)},
+                       {3, kPostgresSchema3}}};
 }
 
 absl::Time FromColumn(int64_t micros) {
@@ -70,6 +87,7 @@ std::string Serialize(const google::protobuf::MessageLite& message) {
 
 absl::StatusOr<std::unique_ptr<SqlStore>> SqlStore::Open(sql::Database* database, const Clock* clock) {
   std::unique_ptr<SqlStore> store(new SqlStore(database, clock));
+  TH_RETURN_IF_ERROR(store->CheckServer());
   TH_RETURN_IF_ERROR(store->Maintain());
   return store;
 }
@@ -140,6 +158,16 @@ SqlStore::FindOrgs SqlStore::OrgOf(std::string_view path) {
 
 absl::Status SqlStore::Write(const FindOrgs& orgs, const std::function<absl::Status(Txn&)>& body,
                              int64_t* version) {
+  constexpr int kAttempts = 3;  // the server may change again meanwhile
+  for (int attempt = 1;; ++attempt) {
+    const absl::Status status = WriteOnce(orgs, body, version);
+    if (ReasonOf(status) != kServerChanged || attempt == kAttempts) return status;
+    TH_RETURN_IF_ERROR(FailOver());
+  }
+}
+
+absl::Status SqlStore::WriteOnce(const FindOrgs& orgs, const std::function<absl::Status(Txn&)>& body,
+                                 int64_t* version, bool failing_over) {
   int64_t appended = 0;
   std::optional<Txn> txn;
   TH_RETURN_IF_ERROR(database_->Write([&](sql::Connection& c) -> absl::Status {
@@ -148,6 +176,10 @@ absl::Status SqlStore::Write(const FindOrgs& orgs, const std::function<absl::Sta
     Txn& t = *txn;
     TH_ASSIGN_OR_RETURN(std::vector<int64_t> ids, orgs(c));
     TH_RETURN_IF_ERROR(LockOrgs(t, std::move(ids)));
+    if (t.server_changed && !failing_over) {
+      return MakeError(absl::StatusCode::kUnavailable, kServerChanged,
+                       "the database has failed over; nothing was changed");
+    }
     for (const auto& [id, org] : t.orgs) {
       if (t.now >= org.next_raise_end) TH_RETURN_IF_ERROR(EndRaises(t, id));
     }
@@ -156,7 +188,7 @@ absl::Status SqlStore::Write(const FindOrgs& orgs, const std::function<absl::Sta
     appended = 0;
     if (t.changes.budgets_size() == 0 && t.changes.deleted_budget_ids_size() == 0 &&
         t.changes.limits_size() == 0 && t.changes.changed_account_ids_size() == 0 &&
-        t.changes.epochs_size() == 0) {
+        t.changes.epochs_size() == 0 && t.changes.replay_generation() == 0) {
       return absl::OkStatus();
     }
     TH_ASSIGN_OR_RETURN(appended, sql::AppendChange(c, Serialize(t.changes)));
@@ -198,15 +230,14 @@ absl::Status SqlStore::LockOrgs(Txn& t, std::vector<int64_t> ids) {
       org.last_sequence = rows.Int(1);
       org.epoch = rows.Int(2);
       org.next_raise_end = FromColumn(rows.Int(3));
+      t.server_changed |= t.c.dialect() == sql::Dialect::kPostgres && rows.Bool(4);
     }
     return rows.status();
   };
   if (t.c.dialect() == sql::Dialect::kPostgres) {
     if (ids.empty()) return absl::OkStatus();
     TH_ASSIGN_OR_RETURN(sql::Rows rows,
-                        t.c.Query("SELECT org_id, last_sequence, epoch, next_raise_end FROM orgs WHERE "
-                                  "org_id = ANY (CAST(?1 AS bigint[])) ORDER BY org_id FOR UPDATE",
-                                  sql::Array::Ints(ids)));
+                        t.c.Query(LockOrgsStatement(), sql::Array::Ints(ids)));
     return take(rows);
   }
   for (const int64_t id : ids) {  // the transaction is the only writer
@@ -508,7 +539,11 @@ absl::StatusOr<v1::WatchResponse> SqlStore::Snapshot() {
       epoch.set_epoch(rows.Int(1));
       epoch.set_incarnation(rows.Text(2));
     }
-    return rows.status();
+    TH_RETURN_IF_ERROR(rows.status());
+    if (c.dialect() != sql::Dialect::kPostgres) return absl::OkStatus();
+    TH_ASSIGN_OR_RETURN(sql::Rows failover, c.Query("SELECT generation FROM failover"));
+    if (failover.Next()) out.set_replay_generation(failover.Int(0));
+    return failover.status();
   }));
   return out;
 }

@@ -89,6 +89,7 @@ class SqlStore final : public Store {
   static absl::StatusOr<std::unique_ptr<SqlStore>> Open(sql::Database* database, const Clock* clock);
 
   void SetChanged(std::function<void()> changed) override { changed_ = std::move(changed); }
+  absl::Status CheckServer() override;
   void SetDeliveriesAdded(std::function<void()> callback) override {
     deliveries_added_ = std::move(callback);
   }
@@ -140,6 +141,9 @@ class SqlStore final : public Store {
   absl::StatusOr<v1::ListSuspenseResponse> ListSuspense(std::string_view path) override;
   absl::StatusOr<v1::JournalEntry> ResolveSuspense(std::string_view raw_hold_id, int64_t cost_nanos,
                                                    std::string_view reason) override;
+  absl::StatusOr<v1::AdjustEntryResponse> AdjustEntry(std::string_view raw_hold_id,
+                                                      int64_t cost_nanos, std::string_view reason,
+                                                      std::string_view client_request_id) override;
   absl::Status ReleaseLostLease(int64_t org_id, int64_t epoch) override;
   absl::StatusOr<int64_t> ResolveOldSuspense(absl::Time before) override;
 
@@ -147,6 +151,8 @@ class SqlStore final : public Store {
   absl::StatusOr<v1::ExplainRequestResponse> ExplainRequest(std::string_view request_id) override;
   absl::StatusOr<v1::ListEntriesResponse> ListEntries(const v1::ListEntriesRequest& request) override;
   absl::Status Verify(const std::function<bool(const v1::VerifyLedgerProgress&)>& progress) override;
+
+  absl::StatusOr<AuditReport> AuditBalances() override;
 
   absl::StatusOr<v1::Webhook> SetWebhook(const v1::SetWebhookRequest& request) override;
   absl::StatusOr<v1::ListWebhooksResponse> ListWebhooks(std::string_view path) override;
@@ -235,6 +241,7 @@ class SqlStore final : public Store {
     sql::Connection& c;
     absl::Time now;
     std::map<int64_t, OrgState> orgs;  // locked
+    bool server_changed = false;       // what is locked may lack commits: see FailOver()
     v1::WatchResponse changes;
     std::set<int64_t> changed_rules;  // budgets whose rule is to be published
     std::map<int64_t, std::unique_ptr<BudgetDefinition>> budgets;
@@ -269,6 +276,13 @@ class SqlStore final : public Store {
   // begins with what it returns being empty.
   absl::Status Write(const FindOrgs& orgs, const std::function<absl::Status(Txn&)>& body,
                      int64_t* version = nullptr);
+  // The same without FailOver(): UNAVAILABLE (SERVER_CHANGED), with nothing done, where that has to
+  // come first.
+  absl::Status WriteOnce(const FindOrgs& orgs, const std::function<absl::Status(Txn&)>& body,
+                         int64_t* version, bool failing_over = false);
+  // The server continues another history than the escrow stands on: closes every epoch, and raises the
+  // replay generation. Once per history, whichever ledger comes first.
+  absl::Status FailOver();
   absl::Status LockOrgs(Txn& t, std::vector<int64_t> ids);
   // Writes everything back that the transaction has changed so far.
   absl::Status Finish(Txn& t);
@@ -385,6 +399,8 @@ class SqlStore final : public Store {
   // --- escrow (sql_escrow.cc)
   absl::StatusOr<int64_t> OpenEpoch(Txn& t, int64_t org_id);
   absl::Status RequireOpen(Txn& t, int64_t org_id, int64_t epoch);
+  // R1: closes the open epoch and opens the next one.
+  absl::StatusOr<int64_t> NextEpoch(Txn& t, int64_t org_id, std::string_view incarnation);
   absl::Status CloseEpoch(Txn& t, int64_t org_id, int64_t epoch);
   absl::Status ReclaimWhereAnnounced(Txn& t, int64_t org_id);
   absl::Status Reclaim(Txn& t, int64_t org_id, int64_t epoch);
@@ -406,8 +422,14 @@ class SqlStore final : public Store {
   // charge_only: from avail, because the hold's own money has been dealt with before.
   absl::Status Settle(Txn& t, Terminal& terminal, std::vector<SuspenseRow> suspense,
                       bool charge_only);
-  absl::Status Reverse(Txn& t, int64_t org_id, std::string_view hold_id, const Posted& posted,
-                       std::string_view note);
+  // Returns the entry that it reverses.
+  absl::StatusOr<std::shared_ptr<const v1::Entry>> Reverse(Txn& t, int64_t org_id,
+                                                           std::string_view hold_id,
+                                                           const Posted& posted,
+                                                           std::string_view note);
+  // Whether any revision of the hold's entry has this fingerprint.
+  absl::StatusOr<bool> WasPosted(Txn& t, int64_t org_id, std::string_view hold_id,
+                                 std::string_view fingerprint);
   absl::Status Suspend(Txn& t, const v1::Entry& entry, Origin origin,
                        std::vector<SuspenseRow> known);
   absl::StatusOr<common::v1::AccountKind> KindOf(sql::Connection& c, int64_t account_id,

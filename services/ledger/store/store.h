@@ -69,6 +69,25 @@ struct StoreCounters {
   int64_t cover_missing = 0;           // an epoch held less than a posting named: a bug somewhere
 };
 
+// What an audit of the balances found.
+struct AuditReport {
+  std::vector<std::string> drift;  // what does not hold, naming the row; must be empty
+
+  // Money whose end is unknown. Every cause and age is listed.
+  struct Unproven {
+    std::string cause;  // "suspended" by an edge, "expired", "announced" of a closed epoch, "lost_lease"
+    std::string age;    // "1h", "24h": less than that; "older"
+    int64_t count = 0;
+    int64_t nanos = 0;
+  };
+  std::vector<Unproven> unproven;
+  absl::Duration oldest_unproven;
+
+  int64_t leased_nanos = 0;
+  absl::Duration oldest_lease;      // since its epoch was opened
+  std::optional<bool> synchronous;  // PostgreSQL: whether a COMMIT waits for a standby
+};
+
 class Store {
  public:
   virtual ~Store() = default;
@@ -77,6 +96,11 @@ class Store {
   // WatchResponses; `version` parameters below receive the log's version, 0 if nothing changed.
   // `changed` is called after each COMMIT that appended to it. Set once, before the store is shared.
   virtual void SetChanged(std::function<void()> changed) = 0;
+  // To be called whenever the database server may have become another one: if it continues another
+  // history of commits (a promoted standby, a restored backup), everything that was leased is given up
+  // and edges are told to post again. Whatever writes notices that by itself; this is for those who would
+  // wait for it. Idempotent.
+  virtual absl::Status CheckServer() = 0;
   // Called after a COMMIT that added deliveries. Set once, before the store is shared.
   virtual void SetDeliveriesAdded(std::function<void()> callback) = 0;
 
@@ -139,6 +163,11 @@ class Store {
   virtual absl::StatusOr<v1::JournalEntry> ResolveSuspense(std::string_view raw_hold_id,
                                                            int64_t cost_nanos,
                                                            std::string_view reason) = 0;
+  // A reversing entry and a corrected one for a hold that has ended. Idempotent by client_request_id.
+  virtual absl::StatusOr<v1::AdjustEntryResponse> AdjustEntry(std::string_view raw_hold_id,
+                                                              int64_t cost_nanos,
+                                                              std::string_view reason,
+                                                              std::string_view client_request_id) = 0;
   // Gives up waiting for the announcements of a closed epoch: as if its missing edges had announced
   // nothing. Idempotent. NOT_FOUND (SUSPENSE_NOT_FOUND) if there is no such closed epoch.
   virtual absl::Status ReleaseLostLease(int64_t org_id, int64_t epoch) = 0;
@@ -152,6 +181,10 @@ class Store {
   // Calls `progress` now and then and once with `done`; false from it stops early (CANCELLED).
   virtual absl::Status Verify(
       const std::function<bool(const v1::VerifyLedgerProgress&)>& progress) = 0;
+
+  // Compares every balance with its lines, its leases and its suspense (I1, I2, I7), over one snapshot
+  // and without reading journal entries.
+  virtual absl::StatusOr<AuditReport> AuditBalances() = 0;
 
   // --- alerts
   virtual absl::StatusOr<v1::Webhook> SetWebhook(const v1::SetWebhookRequest& request) = 0;
