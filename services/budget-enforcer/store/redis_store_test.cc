@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -457,6 +458,31 @@ TEST(RedisStoreTest, ManyOrgsShareOneConnection) {
     ASSERT_EQ(view->leases.size(), 1u);
     EXPECT_EQ(view->leases[0].free_nanos, 100 + org);
   }
+}
+
+TEST(RedisStoreTest, InAClusterAnOrgHasTheIdentityOfItsPrimary) {
+  testing::RedisCluster cluster(3);
+  auto store = Connect(cluster.uri());
+  std::set<std::string> processes;
+  constexpr int kOrgs = 30;
+  for (int org = 1; org <= kOrgs; ++org) {
+    const auto identity = IdentifyAndWait(*store, org);
+    ASSERT_TRUE(identity.ok()) << identity.status();
+    processes.insert(identity->substr(0, identity->rfind('/')));
+    StoreBatch batch;
+    batch.org_id = org;
+    batch.incarnation = *identity;
+    const std::vector<BudgetAmount> amounts = {{1, "total", 100}};
+    Ask ask(org);
+    batch.events = {InitEpoch{1}, AddGrant{1, 1, amounts}, *ask};
+    RunAndWait(*store, batch);
+    ASSERT_TRUE(batch.status.ok()) << batch.status;
+    EXPECT_EQ(std::get<ReserveEffect>(batch.effects[2]).outcome, Outcome::kDone);
+    const auto view = ReadAndWait(*store, org, {What::kLeases});
+    ASSERT_TRUE(view.ok()) << view.status();
+    EXPECT_EQ(view->leases[0].free_nanos, 90);
+  }
+  EXPECT_EQ(processes.size(), 3u);
 }
 
 TEST(RedisStoreTest, ViewsOfManyHoldsComeInPages) {
