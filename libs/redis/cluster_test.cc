@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "libs/base/error.h"
 #include "libs/redis/client.h"
 #include "libs/redis/command.h"
@@ -232,6 +233,54 @@ TEST(ClusterTest, ANodeThatComesBackIsUsedAndTheOthersGoOn) {
   EXPECT_NE(client->Incarnation(gone), before);
   load.Stop();
   load.Check();
+}
+
+TEST(ClusterTest, AReplicaTakesOverTheSlotsOfItsPrimary) {
+  RedisCluster cluster(3);
+  tollhouse::testing::RedisServer& first = cluster.node(0);
+  tollhouse::testing::RedisServer& second = cluster.AddReplica(0);
+  const auto client =
+      Connect(cluster.uri(), {.check_interval = absl::Milliseconds(100)});
+  std::string moving = "{a}", staying = "{b}";
+  for (int i = 0; cluster.Owner(KeySlot(moving)) != 0; ++i) moving = absl::StrCat("{a", i, "}");
+  for (int i = 0; cluster.Owner(KeySlot(staying)) == 0; ++i) staying = absl::StrCat("{b", i, "}");
+  const auto is_primary = [](tollhouse::testing::RedisServer& server) {
+    return server.Command({"INFO", "replication"}).find("role:master") != std::string::npos;
+  };
+  // In agreement with its primary, under load: nothing is lost.
+  const std::string before = client->Incarnation(moving);
+  {
+    Load load(*client, {moving, staying}, 32);
+    ASSERT_TRUE(AwaitProcess([&] { return load.acknowledged() > 500; }));
+    // Redis gives a failover up after five seconds when the votes do not come in time.
+    absl::Time asked = absl::InfinitePast();
+    ASSERT_TRUE(AwaitProcess([&] {
+      if (is_primary(second)) return !is_primary(first);
+      if (absl::Now() - asked > absl::Seconds(6)) {
+        EXPECT_EQ(second.Command({"CLUSTER", "FAILOVER"}), "OK");
+        asked = absl::Now();
+      }
+      return false;
+    }));
+    const size_t then = load.acknowledged();
+    EXPECT_TRUE(AwaitProcess([&] { return load.acknowledged() > then + 500; }));
+    load.Stop();
+    load.Check();
+  }
+  ASSERT_TRUE(client->CallAndWait({"SET", moving, "1"}, kPatience).ok());
+  EXPECT_NE(client->Incarnation(moving), before);
+  // And without it, when it is dead.
+  first.AwaitReplicated();
+  second.Kill();
+  ASSERT_EQ(first.Command({"CLUSTER", "FAILOVER", "TAKEOVER"}), "OK");
+  EXPECT_TRUE(AwaitProcess(
+      [&] { return client->CallAndWait({"SET", moving, "2"}, kPatience).ok(); }));
+  EXPECT_EQ(first.Command({"GET", moving}), "2");
+  // The same server, another history: known after check_interval at the latest.
+  EXPECT_TRUE(AwaitProcess([&] {
+    const std::string now = client->Incarnation(moving);
+    return !now.empty() && now != before;
+  }));
 }
 
 }  // namespace

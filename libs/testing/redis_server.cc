@@ -2,6 +2,7 @@
 
 #include <hiredis/hiredis.h>
 
+#include <algorithm>
 #include <fstream>
 #include <stdexcept>
 
@@ -226,6 +227,28 @@ std::string RedisCluster::uri() const {
   std::string uri = "redis+cluster://";
   for (const auto& node : nodes_) uri += (uri.back() == '/' ? "" : ",") + node->address();
   return uri;
+}
+
+RedisServer& RedisCluster::AddReplica(int primary) {
+  replicas_.push_back(std::make_unique<RedisServer>(RedisServer::Options{.cluster = true}));
+  RedisServer& replica = *replicas_.back();
+  replica.Command({"CLUSTER", "MEET", "127.0.0.1", std::to_string(node(primary).port()),
+                   std::to_string(node(primary).cluster_port())});
+  const std::string& id = ids_[static_cast<size_t>(primary)];
+  // Refused until it has met the primary.
+  if (!AwaitProcess([&] { return replica.Command({"CLUSTER", "REPLICATE", id}) == "OK"; })) {
+    throw std::runtime_error("the replica does not meet its primary");
+  }
+  replica.AwaitReplicated();
+  // They vote for it only once they know it as one.
+  const std::string own = replica.Command({"CLUSTER", "MYID"});
+  const auto known = [&] {
+    return std::all_of(nodes_.begin(), nodes_.end(), [&](const auto& node) {
+      return node->Command({"CLUSTER", "REPLICAS", id}).find(own) != std::string::npos;
+    });
+  };
+  if (!AwaitProcess(known)) throw std::runtime_error("not every node knows the replica");
+  return replica;
 }
 
 int RedisCluster::Owner(int slot) {

@@ -83,9 +83,10 @@ class RedisServer {
   void CutReplication();
   // Makes a primary of a replica, of a history of its own.
   void Promote();
+  // Until a replica has its primary's data.
+  void AwaitReplicated();
 
  private:
-  void AwaitReplicated();
 
   const Options options_;
   TempDir dir_;
@@ -116,13 +117,15 @@ class RedisSentinel {
   std::unique_ptr<Process> process_;
 };
 
-// A Redis Cluster of primaries without replicas. Takes two seconds to start: Redis does.
+// A Redis Cluster of primaries, without replicas at first. Takes two seconds to start: Redis does.
 class RedisCluster {
  public:
   explicit RedisCluster(int primaries = 3);
 
   RedisServer& node(int index) { return *nodes_[static_cast<size_t>(index)]; }
   int size() const { return static_cast<int>(nodes_.size()); }
+  // A new replica of a node; returns when it has its data and every node knows it.
+  RedisServer& AddReplica(int primary);
   // "redis+cluster://" and all addresses
   std::string uri() const;
   // The node that serves a slot.
@@ -145,6 +148,7 @@ class RedisCluster {
   Seen SeenBy(RedisServer& node, int slot);
 
   std::vector<std::unique_ptr<RedisServer>> nodes_;
+  std::vector<std::unique_ptr<RedisServer>> replicas_;
   std::vector<std::string> ids_;
 };
 
