@@ -274,7 +274,7 @@ void PlayOne(uint64_t seed, int actions, Faults faults) {
 void Play(Faults faults) {
   const uint64_t seed = testing::TestSeed();
   const bool one = std::getenv("TOLLHOUSE_TEST_SEED") != nullptr;
-  const int seeds = one ? 1 : std::getenv("TOLLHOUSE_TEST_LONG") != nullptr ? 20'000 : 60;
+  const int seeds = one ? 1 : std::getenv("TOLLHOUSE_TEST_LONG") != nullptr ? 2'000 : 60;
   for (int i = 0; i < seeds && !::testing::Test::HasFailure(); ++i) PlayOne(seed + i, 3000, faults);
 }
 
