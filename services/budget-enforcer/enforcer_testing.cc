@@ -79,8 +79,8 @@ grpc::Status TestSession::Finish() {
   return status_;
 }
 
-EnforcerWorld::EnforcerWorld(EnforcerOptions options, bool real_time)
-    : options_(options), used_clock_(real_time ? Clock::System() : &clock_) {
+EnforcerWorld::EnforcerWorld(EnforcerOptions options, bool real_time, std::string redis)
+    : options_(options), redis_(std::move(redis)), used_clock_(real_time ? Clock::System() : &clock_) {
   grpc::ServerBuilder builder;
   builder.RegisterService(&ledger_);
   ledger_server_ = builder.BuildAndStart();
@@ -97,6 +97,7 @@ EnforcerWorld::~EnforcerWorld() {
 void EnforcerWorld::StartEnforcer() {
   Config config;
   config.options = options_;
+  config.redis.uri = redis_;
   config.clock = used_clock_;
   config.tick_interval = absl::Milliseconds(2);
   config.ledger_timeout = absl::Seconds(10);

@@ -52,7 +52,8 @@ class TestSession {
 // Org 1 with team 2, user 3, key 4 and a fake clock (or the machine's). Budgets are added by tests.
 class EnforcerWorld {
  public:
-  explicit EnforcerWorld(EnforcerOptions options = {}, bool real_time = false);
+  // `redis`: where holds are kept, "" for memory; needs real time.
+  explicit EnforcerWorld(EnforcerOptions options = {}, bool real_time = false, std::string redis = "");
   ~EnforcerWorld();
 
   // A new enforcer process on the same ledger; the old one dies without draining if `crash`.
@@ -79,6 +80,7 @@ class EnforcerWorld {
   void StopEnforcer(bool crash);
 
   const EnforcerOptions options_;
+  const std::string redis_;
   testing::FakeClock clock_;
   const Clock* const used_clock_;
   FakeLedger ledger_;
