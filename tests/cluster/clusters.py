@@ -7,7 +7,7 @@ import pathlib
 from clusterlib.cluster import Cluster
 from stack import SimProvider, Stack, Tollctl
 
-TWO_OF_EACH = {"edges": 2, "enforcers": 2, "ledgers": 1, "routers": 2, "vaults": 2}
+TWO_OF_EACH = {"edges": 2, "enforcers": 2, "ledgers": 2, "routers": 2, "vaults": 2}
 
 
 class ClusterStack(Stack):

@@ -386,7 +386,7 @@ class Cluster:
         if service != "edge":
             settings["admin_listen"] = record["admin"]
             settings["admin_token_file"] = str(self.token_file)
-        if service in DATABASES and (options["postgres"] == "none" or service == "ledger"):
+        if service in DATABASES and options["postgres"] == "none":
             settings["database"] = "sqlite:%s" % (data / (service + ".db"))
         elif service in DATABASES:
             settings["database"] = self._database_uri(name)
