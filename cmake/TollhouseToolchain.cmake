@@ -35,6 +35,15 @@ if(TOLLHOUSE_SANITIZE MATCHES "thread")
   add_compile_options(-Wno-tsan)
 endif()
 
+# For tests/fuzz/run: clang, whose warnings are other ones.
+option(TOLLHOUSE_FUZZ "Build the fuzz targets with libFuzzer" OFF)
+if(TOLLHOUSE_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=address,undefined)
+  set(TOLLHOUSE_WARNINGS -Wno-everything)
+  return()
+endif()
+
 # GCC 12 sees mismatched new and delete in Asio's coroutine frames where there are none.
 set(TOLLHOUSE_WARNINGS -Wall -Wextra -Wshadow=local -Wnon-virtual-dtor
     -Wno-unused-parameter -Wno-missing-field-initializers

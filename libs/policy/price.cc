@@ -337,6 +337,12 @@ int64_t DearestFactorPpm(const ModelPrice& price, const TokenBound& bound) {
 }  // namespace
 
 bool IsPriced(const ModelPrice& price) {
+  // Modes that are not charged by the token: images, seconds of speech, pages, queries.
+  static constexpr std::string_view kByToken[] = {"",           "chat",      "responses",
+                                                  "completion", "embedding", "moderation"};
+  if (std::find(std::begin(kByToken), std::end(kByToken), price.mode()) == std::end(kByToken)) {
+    return false;
+  }
   return std::any_of(price.rates().begin(), price.rates().end(), [](const Rate& rate) {
     return rate.token_class() == router::v1::TOKEN_CLASS_INPUT &&
            rate.tier() == router::v1::SERVICE_TIER_STANDARD && rate.above_input_tokens() == 0;

@@ -79,7 +79,8 @@ absl::StatusOr<NanoUsd> BoundCost(const router::v1::ModelPrice& price, const Tok
 // Whether the price's off-peak hours hold at a moment.
 bool IsOffPeak(const router::v1::ModelPrice& price, absl::Time at);
 
-// Whether tokens can be priced by it at all: it has an input rate of the standard tier.
+// Whether tokens can be priced by it at all: it has an input rate of the standard tier, and its mode is
+// one that is charged by the token and nothing else.
 bool IsPriced(const router::v1::ModelPrice& price);
 
 // InvalidArgument (BAD_PRICE) naming what is wrong: vendor and model present, every rate has a class

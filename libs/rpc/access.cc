@@ -55,6 +55,8 @@ constexpr Row kRows[] = {
     {kVault, "ReadTokens", "ledger"},
     {kVault, "ReadTokens", "router"},
     {kVault, "ReadTokens", "enforcer"},
+    {kVault, "PutObject", "edge"},
+    {kVault, "FindObject", "edge"},
     {"grpc.health.v1.Health", "", "*"},
 };
 

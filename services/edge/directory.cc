@@ -451,4 +451,34 @@ Task<CredentialOr> Directory::CredentialOf(IoLoop& loop, std::string provider, s
   co_return Unreachable("VAULT_UNAVAILABLE", "key vault");
 }
 
+Task<absl::StatusOr<std::optional<ObjectOwner>>> Directory::OwnerOf(IoLoop& loop, std::string id) {
+  Impl& impl = *impl_;
+  vault::v1::FindObjectRequest request;
+  request.set_id(std::move(id));
+  auto answer = co_await CallUnary<vault::v1::FindObjectResponse>(
+      loop, impl.calls, impl.options.lookup_timeout, std::move(request),
+      [&impl](auto... args) { impl.vault->async()->FindObject(args...); });
+  if (absl::IsNotFound(answer.status())) co_return std::nullopt;
+  if (!answer.ok()) {
+    co_return MakeError(absl::StatusCode::kUnavailable, "VAULT_UNAVAILABLE",
+                        "the key vault cannot be asked whose this object is");
+  }
+  co_return ObjectOwner{answer->object().provider(), answer->object().account_id()};
+}
+
+Task<> Directory::PutObject(IoLoop& loop, std::string id, ObjectOwner owner, bool remove) {
+  Impl& impl = *impl_;
+  vault::v1::PutObjectRequest request;
+  request.mutable_object()->set_id(std::move(id));
+  request.mutable_object()->set_provider(owner.provider);
+  request.mutable_object()->set_account_id(owner.account_id);
+  request.set_remove(remove);
+  const auto answer = co_await CallUnary<vault::v1::PutObjectResponse>(
+      loop, impl.calls, impl.options.lookup_timeout, std::move(request),
+      [&impl](auto... args) { impl.vault->async()->PutObject(args...); });
+  if (!answer.ok()) {
+    obs::Warning("object_not_registered", {{"message", std::string(answer.status().message())}});
+  }
+}
+
 }  // namespace tollhouse::edge

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "libs/crypto/secret_bytes.h"
 #include "libs/identity/issuers.h"
 #include "services/edge/net.h"
+#include "services/edge/object_owners.h"
 #include "services/edge/tags.h"
 #include "tollhouse/ledger/v1/ledger.pb.h"
 
@@ -104,6 +106,12 @@ class Directory {
   Task<absl::StatusOr<std::shared_ptr<const Credential>>> CredentialOf(IoLoop& loop,
                                                                        std::string provider,
                                                                        std::string origin);
+
+  // Whose an object at a provider is; nothing if nobody made it. UNAVAILABLE (VAULT_UNAVAILABLE).
+  Task<absl::StatusOr<std::optional<ObjectOwner>>> OwnerOf(IoLoop& loop, std::string id);
+  // Tells the vault of an object, or that it is gone. A failure is logged: other edges will then not
+  // know it, which means that nobody can use it there.
+  Task<> PutObject(IoLoop& loop, std::string id, ObjectOwner owner, bool remove);
 
  private:
   struct Impl;

@@ -467,7 +467,12 @@ Task<bool> Gateway::Prepare(Call& call) {
   }
 
   for (const ObjectRef& ref : call.facts.object_refs) {
-    if (co_await Owns(call, ref.id, call.route.provider->name())) continue;
+    const auto owns = co_await Owns(call, ref.id, call.route.provider->name());
+    if (!owns.ok()) {
+      co_await RefuseStatus(call, owns.status());
+      co_return false;
+    }
+    if (*owns) continue;
     call.reason = "OBJECT_NOT_FOUND";
     co_await Refuse(call,
                     Make(Kind::kNotFound,
@@ -547,10 +552,20 @@ Task<bool> Gateway::FindCredential(Call& call) {
   co_return true;
 }
 
-Task<bool> Gateway::Owns(Call& call, std::string_view id, std::string_view provider) {
-  const std::optional<ObjectOwner> owner = parts_.objects->Find(id);
-  co_return owner.has_value() && owner->account_id == OwnerOf(*call.principal) &&
-      (provider.empty() || owner->provider == provider);
+Task<absl::StatusOr<bool>> Gateway::Owns(Call& call, std::string_view id,
+                                         std::string_view provider) {
+  auto owner = co_await FindOwner(call, id);
+  if (!owner.ok()) co_return owner.status();
+  co_return owner->has_value() && (*owner)->account_id == OwnerOf(*call.principal) &&
+      (*owner)->provider == provider;
+}
+
+Task<absl::StatusOr<std::optional<ObjectOwner>>> Gateway::FindOwner(Call& call,
+                                                                    std::string_view id) {
+  if (auto known = parts_.objects->Find(id)) co_return known;
+  auto found = co_await parts_.directory->OwnerOf(call.exchange.loop(), std::string(id));
+  if (found.ok() && found->has_value()) parts_.objects->Remember(id, **found);
+  co_return found;
 }
 
 // The path of an endpoint at the provider, with the caller's query.
@@ -571,7 +586,12 @@ std::string Gateway::PathOf(const Call& call, Endpoint endpoint) const {
 
 // An object of the caller's own, by its id: it names the provider.
 Task<> Gateway::ServeStored(Call& call) {
-  const std::optional<ObjectOwner> owner = parts_.objects->Find(call.target.object_id);
+  const auto found = co_await FindOwner(call, call.target.object_id);
+  if (!found.ok()) {
+    co_await RefuseStatus(call, found.status());
+    co_return;
+  }
+  const std::optional<ObjectOwner>& owner = *found;
   const router::v1::Provider* provider =
       owner.has_value() ? call.policy->FindProvider(owner->provider) : nullptr;
   if (provider == nullptr || owner->account_id != OwnerOf(*call.principal) ||
@@ -756,19 +776,27 @@ Task<> Gateway::ServeFree(Call& call) {
   call.status = relay.status();
   if (relay.end() == RelayEnd::kRefused) call.outcome = Metrics::kProvider;
   if (creates && relay.end() == RelayEnd::kAnswered) {
-    RememberObject(call, relay.meter().object_id);
+    co_await PublishObject(call, relay.meter().object_id);
   }
   if (head.method == "DELETE" && relay.end() == RelayEnd::kAnswered && call.target.rest.empty()) {
     parts_.objects->Forget(call.target.object_id);
+    ObjectOwner owner{call.route.provider->name(), OwnerOf(*call.principal)};
+    co_await parts_.directory->PutObject(call.exchange.loop(), call.target.object_id,
+                                         std::move(owner), true);
   }
   if (!co_await relay.Finish(extra)) {
     co_await Refuse(call, UnfitRefusal(relay), Metrics::kProvider);
   }
 }
 
-void Gateway::RememberObject(const Call& call, std::string_view id) {
-  if (id.empty()) return;
-  parts_.objects->Remember(id, {call.route.provider->name(), OwnerOf(*call.principal)});
+// Later requests, at any edge, may name what this one has made.
+Task<> Gateway::PublishObject(Call& call, std::string_view id) {
+  if (id.empty() || !call.facts.store) co_return;
+  ObjectOwner owner{call.route.provider->name(), OwnerOf(*call.principal)};
+  if (parts_.objects->Find(id).has_value()) co_return;
+  parts_.objects->Remember(id, owner);
+  co_await parts_.directory->PutObject(call.exchange.loop(), std::string(id), std::move(owner),
+                                       false);
 }
 
 // Asks the provider's free counter how long the input is, instead of bounding it by bytes. True if
@@ -1148,6 +1176,8 @@ Task<> Gateway::ServeMetered(Call& call) {
   HeaderList told = Conclude(call, intent, relay, tightest_remaining);
   extra.insert(extra.end(), told.begin(), told.end());
   call.status = relay.status();
+  // Before the answer is told whole, so that its id is known wherever it is used next.
+  co_await PublishObject(call, relay.meter().object_id);
   if (co_await relay.Finish(extra)) co_return;
   if (relay.end() == RelayEnd::kNotSent) {
     co_await Refuse(call,
@@ -1170,7 +1200,6 @@ HeaderList Gateway::Conclude(Call& call, const ledger::v1::Entry& intent, const 
   *result.mutable_usage() = meter.usage;
   result.set_usage_source(meter.source);
 
-  RememberObject(call, meter.object_id);
   const bool answered = relay.end() == RelayEnd::kAnswered && relay.status() / 100 == 2;
   // Vectors without a count: what they can cost at most is little, and nobody will ever say more.
   const bool at_bound = answered && meter.complete && !meter.usage_present &&

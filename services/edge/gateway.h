@@ -84,8 +84,9 @@ class Gateway final : public RequestHandler {
   Task<bool> Tighten(Call& call, std::string_view body);
   bool Clamp(Call& call, const enforcer::v1::Refused& refused);
   // Whether the caller's account created the object, at that provider.
-  Task<bool> Owns(Call& call, std::string_view id, std::string_view provider);
-  void RememberObject(const Call& call, std::string_view id);
+  Task<absl::StatusOr<bool>> Owns(Call& call, std::string_view id, std::string_view provider);
+  Task<absl::StatusOr<std::optional<ObjectOwner>>> FindOwner(Call& call, std::string_view id);
+  Task<> PublishObject(Call& call, std::string_view id);
   Task<> Refuse(Call& call, Refusal refusal, Metrics::Outcome outcome);
   Task<> RefuseStatus(Call& call, const absl::Status& status);
   Task<std::unique_ptr<UpstreamConnection>> Connect(Call& call, const Origin& origin,

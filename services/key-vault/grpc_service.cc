@@ -138,6 +138,24 @@ class VaultServiceImpl final
     return rpc::ToGrpc(absl::OkStatus());
   }
 
+  grpc::Status PutObject(grpc::ServerContext*, const v1::PutObjectRequest* request,
+                         v1::PutObjectResponse*) override {
+    const v1::StoredObject& object = request->object();
+    return rpc::ToGrpc(request->remove()
+                           ? vault_->DeleteObject(object.id(), object.account_id())
+                           : vault_->PutObject(object.id(), object.provider(), object.account_id()));
+  }
+
+  grpc::Status FindObject(grpc::ServerContext*, const v1::FindObjectRequest* request,
+                          v1::FindObjectResponse* response) override {
+    const auto object = vault_->FindObject(request->id());
+    if (!object.ok()) return rpc::ToGrpc(object.status());
+    response->mutable_object()->set_id(object->id);
+    response->mutable_object()->set_provider(object->provider);
+    response->mutable_object()->set_account_id(object->account_id);
+    return rpc::ToGrpc(absl::OkStatus());
+  }
+
  private:
   Vault* const vault_;
   KeyWatch* const watch_;

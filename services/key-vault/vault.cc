@@ -19,6 +19,9 @@
 namespace tollhouse::vault {
 namespace {
 
+// Providers forget responses after 30 days; conversations stay as long as they are used.
+constexpr absl::Duration kObjectRetention = absl::Hours(24 * 180);
+
 constexpr size_t kMaxListed = 1000;
 constexpr size_t kMaxText = 256;
 constexpr size_t kMaxSecret = 16 * 1024;
@@ -307,6 +310,29 @@ absl::StatusOr<KeyView> Vault::UpdateKey(std::string_view actor, const std::stri
                                         Record(actor, "key.update", account.path, detail),
                                         version));
   return View(std::move(key), account);
+}
+
+absl::Status Vault::PutObject(std::string_view id, std::string_view provider,
+                              int64_t account_id) {
+  if (id.empty() || id.size() > 256 || provider.empty() || account_id <= 0) {
+    return MakeError(absl::StatusCode::kInvalidArgument, "BAD_OBJECT",
+                     "an object has an id of at most 256 bytes, a provider and an account");
+  }
+  const absl::Time now = clock_->Wall();
+  return store_->PutObject({std::string(id), std::string(provider), account_id, now},
+                           now - kObjectRetention);
+}
+
+absl::Status Vault::DeleteObject(std::string_view id, int64_t account_id) {
+  return store_->DeleteObject(id, account_id);
+}
+
+absl::StatusOr<StoredObject> Vault::FindObject(std::string_view id) {
+  TH_ASSIGN_OR_RETURN(std::optional<StoredObject> object, store_->ObjectById(id));
+  if (!object.has_value()) {
+    return MakeError(absl::StatusCode::kNotFound, "OBJECT_NOT_FOUND", "no account made this object");
+  }
+  return *std::move(object);
 }
 
 absl::StatusOr<std::vector<StoredKey>> Vault::LookupKeys(const std::vector<std::string>& key_ids) {

@@ -81,6 +81,14 @@ class Vault {
   // By public id, with the secrets valid now; unknown ids are absent.
   absl::StatusOr<std::vector<StoredKey>> LookupKeys(const std::vector<std::string>& key_ids);
 
+  // Objects that providers keep belong to the account that created them, for half a year. The first
+  // to tell of an id owns it. InvalidArgument (BAD_OBJECT).
+  absl::Status PutObject(std::string_view id, std::string_view provider, int64_t account_id);
+  // Of that account alone. Idempotent.
+  absl::Status DeleteObject(std::string_view id, int64_t account_id);
+  // NotFound (OBJECT_NOT_FOUND).
+  absl::StatusOr<StoredObject> FindObject(std::string_view id);
+
   // Origins are normalized (libs/policy/base_url.h), a path is ignored.
   absl::StatusOr<StoredCredential> SetCredential(std::string_view actor, const std::string& provider,
                                                  const std::string& origin,

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Converts a CSV price list of models into the price book's text format (libs/policy/price_book.h).
+"""Converts CSV price lists of models into the price book's text format (libs/policy/price_book.h).
 
-    tools/price_import/price_import.py PRICES.csv [--aliases ALIASES.txt] > services/router-policy/prices/pricebook.txt
+    tools/price_import/price_import.py PRICES.csv... [--aliases ALIASES.txt] > services/router-policy/prices/pricebook.txt
 
-The CSV has a header and one row per model; amounts are exact decimal USD per million tokens (search:
+A CSV has a header and one row per model; amounts are exact decimal USD per million tokens (search:
 per query), factors are decimals, an empty cell is "not stated". Its columns are those of COLUMNS
 below; an unknown column or a malformed cell is an error, so that nothing is lost silently. ALIASES has
 lines "alias VENDOR ALIAS MODEL", which are checked and appended.
@@ -20,6 +20,7 @@ CLASSES = {
     "cache_write": "cache_write_5m", "cache_write_5m": "cache_write_5m",
     "cache_write_1h": "cache_write_1h", "reasoning_output": "reasoning",
     "input_audio": "input_audio", "output_audio": "output_audio", "input_image_tok": "input_image",
+    "output_image_tok": "output_image", "cache_read_audio": "cache_read_audio",
 }
 PLAIN = {
     "max_input_tokens": "max_input", "max_output_tokens": "max_output", "mode": "mode",
@@ -34,6 +35,8 @@ MULTIPLIERS = {"us": "geo:us", "eu": "geo:eu", "fast": "speed:fast"}
 # column or an empty one.
 OTHER_RATES = {"input_cost_per_token_cache_hit": "cache_read",
                "input_cost_per_audio_token_priority": "priority.input_audio"}
+# Prices by the call (USD), likewise.
+OTHER_FEES = {"code_interpreter_cost_per_session": "code_session"}
 NUMBER = re.compile(r"\d+(\.\d{1,9})?$")
 TIER_ORDER = ["", "batch.", "flex.", "priority."]
 
@@ -77,9 +80,9 @@ def quoted(value):
 
 def convert(row, where):
     """One CSV row as one line of the book."""
-    keys, other = {}, json.loads(row["other_costs_json"] or "{}")
+    keys, other = {}, json.loads(row.get("other_costs_json") or "{}")
     for column, value in row.items():
-        if column in ("provider", "model", "multipliers_json", "other_costs_json") or value == "":
+        if column in ("provider", "model", "multipliers_json", "other_costs_json") or not value:
             continue
         key = rate_key(column)
         if key:
@@ -89,7 +92,7 @@ def convert(row, where):
             keys[PLAIN[column]] = number(value, where) if numeric else value
         else:
             sys.exit("%s: unknown column '%s'" % (where, column))
-    for name, value in json.loads(row["multipliers_json"] or "{}").items():
+    for name, value in json.loads(row.get("multipliers_json") or "{}").items():
         if re.fullmatch(r"\d+(\.\d+)?", value):
             keys["x." + MULTIPLIERS.get(name, name)] = number(value, where)
         else:
@@ -97,6 +100,9 @@ def convert(row, where):
     for name, key in OTHER_RATES.items():
         if name in other and key not in keys:
             keys[key] = per_million(other[name], where)
+    for name, key in OTHER_FEES.items():
+        if name in other:
+            keys[key] = number(other[name], where)
     if other:
         keys["other"] = json.dumps(other, separators=(",", ":"), ensure_ascii=False)
 
@@ -110,7 +116,7 @@ def convert(row, where):
             step = int(key.split(">")[1][:-1]) if ">" in key else 0
             return (1 + TIER_ORDER.index(tier), step,
                     list(dict.fromkeys(CLASSES.values())).index(base[len(tier):]))
-        rest = ["search_low", "search_medium", "search_high", "regional_uplift_eu",
+        rest = ["search_low", "search_medium", "search_high", "code_session", "regional_uplift_eu",
                 "regional_uplift_us", "x", "other", "deprecated", "list", "source"]
         return (9, rest.index(key.split(".")[0]), 0)
 
@@ -124,8 +130,8 @@ HEADER = """\
 # Made by tools/price_import/price_import.py; correct a price by adding a line with from=, never by
 # changing a line that requests were priced by.
 #
-# Facts: BerriAI/litellm, model_prices_and_context_window.json, as of 2026-08-01 (the modes chat,
-# responses, embedding and completion). `list` is that list's name of the vendor, `source` the page it
+# Facts: BerriAI/litellm, model_prices_and_context_window.json, as of 2026-08-01. Only the modes chat,
+# responses, embedding, completion and moderation are served; the others are here to be looked up. `list` is that list's name of the vendor, `source` the page it
 # quotes. cache_write_5m is Anthropic's 5-minute write and OpenAI's write from gpt-5.6 on.
 # Token prices that the list states under other names (cache hits of DeepSeek, Gemini's priority audio)
 # are rates here too.
@@ -134,14 +140,19 @@ HEADER = """\
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("prices")
+    parser.add_argument("prices", nargs="+")
     parser.add_argument("--aliases")
     args = parser.parse_args()
-    with open(args.prices, newline="", encoding="utf-8") as f:
-        rows = list(csv.DictReader(f))
+    rows = []
+    for path in args.prices:
+        with open(path, newline="", encoding="utf-8") as f:
+            rows += [("%s, record %d (%s)" % (path, index, row["model"]), row)
+                     for index, row in enumerate(csv.DictReader(f), 2)]
+    if len(args.prices) > 1:  # each vendor's models together, as the first list has them
+        vendors = list(dict.fromkeys(row["provider"] for _, row in rows))
+        rows.sort(key=lambda item: vendors.index(item[1]["provider"]))
     lines, models, vendor = [HEADER], set(), None
-    for index, row in enumerate(rows, 2):
-        where = "%s, record %d (%s)" % (args.prices, index, row["model"])
+    for where, row in rows:
         name = (row["provider"], row["model"])
         if name in models:
             sys.exit("%s: stands twice" % where)

@@ -43,6 +43,9 @@ std::vector<Column> AttemptColumns(absl::Time now) {
           Column::Text("Price", "price_version"),
           Column::Money("Held", "hold_nanousd"),
           Column::Money("Cost", "cost_nanousd"),
+          Column::Cell("Cost of what was held", [](const Value& row) {
+            return PercentBar(row.At("cost_nanousd").number(), row.At("hold_nanousd").number());
+          }),
           Column::Text("Status", "status"),
           Column::Text("State", "state"),
           Column::Text("Tags", "tags").IfAny(),
@@ -62,6 +65,17 @@ absl::Status Explain(Invocation& in, const std::string& request_id) {
   }
   const Value document = ExplainDocument(*response);
   in.Print({document, "", AttemptColumns(in.Now()), "", "", true});
+  if (in.IsTable() && !document.At("sum").items().empty()) {
+    *in.environment.out << "\n";
+    const auto right = [](Column column) {
+      column.right = true;
+      return column;
+    };
+    in.Print({document, "sum",
+              {Column::Text("MODEL", "model"), Column::Text("ITEM", "item"),
+               Column::Count("QUANTITY", "quantity"), right(Column::Text("USD EACH", "unit_price")),
+               right(Column::Text("FACTOR", "factor")), right(Column::Text("USD", "amount"))}});
+  }
   if (in.IsTable() && !document.At("attempts").is_null()) {
     *in.environment.out << "\n";
     in.Print({document, "attempts",

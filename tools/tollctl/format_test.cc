@@ -235,6 +235,33 @@ TEST(ExplainTest, InputIncludesCachedAndOutputIncludesReasoning) {
   EXPECT_TRUE(value.At("attempts").is_null());
 }
 
+TEST(ExplainTest, TheSumIsShownTermByTermAndExactly) {
+  ledger::v1::ExplainRequestResponse response;
+  *response.add_attempts() = Attempt(1, "openai", 10);
+  ledger::v1::Entry& entry = *response.mutable_attempts(0)->mutable_entry();
+  entry.clear_usage();
+  auto* usage = entry.add_usage()->mutable_usage();
+  usage->set_input_tokens_uncached(1001);
+  usage->set_output_tokens(3);
+  usage->set_web_search_calls(2);
+  entry.set_price_detail(
+      R"({"v":1,"lines":[{"model":"gpt-x","tier":"flex","above":0,"factor_ppm":1100000,)"
+      R"("rates":{"input":"37500000","output":"600000000"},"search":"10000000"}]})");
+  entry.set_cost_nanousd(20'043'272);  // 41,291.25 + 1,980 + 20,000,000
+  const Value value = ExplainDocument(response);
+  const auto& rows = value.At("sum").items();
+  ASSERT_EQ(rows.size(), 4u);
+  EXPECT_EQ(rows[0].At("model"), Value("gpt-x flex"));
+  EXPECT_EQ(rows[0].At("item"), Value("input"));
+  EXPECT_EQ(rows[0].At("quantity"), Value::Count(1001));
+  EXPECT_EQ(rows[0].At("unit_price"), Value("0.0375/M"));
+  EXPECT_EQ(rows[0].At("factor"), Value("1.1"));
+  EXPECT_EQ(rows[0].At("amount"), Value("0.00004129125"));
+  EXPECT_EQ(rows[1].At("amount"), Value("0.00000198"));
+  EXPECT_EQ(rows[2].At("amount"), Value("0.02"));
+  EXPECT_EQ(rows[3].At("amount"), Value("0.00000000075"));
+}
+
 TEST(ExplainTest, SeveralAttemptsAreListedAndTheirCostAddsUp) {
   ledger::v1::ExplainRequestResponse response;
   *response.add_attempts() = Attempt(1, "openai", 10);

@@ -34,10 +34,24 @@ absl::StatusOr<router::v1::ListPricesResponse> Prices(Invocation& in, const std:
   return in.api.Call(request);
 }
 
+// "": now.
+absl::Status SetMoment(const std::string& at, router::v1::ListPricesRequest* request) {
+  if (at.empty()) return absl::OkStatus();
+  const auto moment = ParseMoment(at, absl::UTCTimeZone());
+  if (!moment.ok()) return UsageError(absl::StrCat("--at: ", moment.status().message()));
+  SetTime(*moment, request->mutable_at());
+  return absl::OkStatus();
+}
+
 // Prices of one model in force: of the exact name, or else of what the name may stand for.
-absl::Status Show(Invocation& in, const std::string& vendor, const std::string& model) {
+absl::Status Show(Invocation& in, const std::string& vendor, const std::string& model,
+                  const std::string& at) {
   in.subject = model;
-  TH_ASSIGN_OR_RETURN(auto response, Prices(in, vendor, model, false));
+  router::v1::ListPricesRequest request;
+  request.set_vendor(vendor);
+  request.set_model(model);
+  TH_RETURN_IF_ERROR(SetMoment(at, &request));
+  TH_ASSIGN_OR_RETURN(auto response, in.api.Call(request));
   google::protobuf::RepeatedPtrField<ModelPrice> exact;
   for (const auto& price : response.prices()) {
     if (price.model() == model) *exact.Add() = price;
@@ -169,8 +183,9 @@ void AddSet(Noun& noun) {
   noun.AddVerb("set", "Sets prices of a model from a moment on; what is not named stays")
       .Describe("Amounts are USD per million tokens. --set takes any key of the price book's format,\n"
                 "like --set batch.input=1.25 or --set 'input>200k=5'.")
-      .Positional("MODEL", Into(&args->model), "catalogue name")
-      .Required("--vendor", "V", Into(&args->vendor), "vendor of the price book, like openai")
+      .Positional("MODEL", Into(&args->model), "catalogue name; '*' for an org's factor on all")
+      .Required("--vendor", "V", Into(&args->vendor),
+                "vendor of the price book, like openai; acme:openai for what org acme pays")
       .Option("--input-price", "USD", setting("input"), "per million input tokens")
       .Option("--output-price", "USD", setting("output"), "per million output tokens")
       .Option("--cache-read-price", "USD", setting("cache_read"), "per million cached input tokens")
@@ -192,6 +207,8 @@ void AddSet(Noun& noun) {
       .Example("tollctl price set my-model --vendor openai --input-price 2.50 --output-price 10 "
                "--max-input 128000 --max-output 16384")
       .Example("tollctl price set gpt-4o --vendor openai --input-price 2 --from 2026-12-01")
+      .Example("tollctl price set gpt-4o --vendor acme:openai --input-price 2 --output-price 8")
+      .Example("tollctl price set '*' --vendor acme:openai --set x.contract=0.85")
       .Run([=](Invocation& in) -> absl::Status {
         if (args->settings.empty()) return UsageError("nothing to set: give --input-price, --output-price, ...");
         TH_ASSIGN_OR_RETURN(const auto current, Prices(in, args->vendor, args->model, false));
@@ -241,11 +258,7 @@ void RegisterPrice(CommandLine& commands) {
       .Flag("--history", &list->history, "all dates, not only what is in force")
       .Example("tollctl price list --vendor openai --model 'gpt-4o*'")
       .Run([=](Invocation& in) -> absl::Status {
-        if (!list->at.empty()) {
-          const auto at = ParseMoment(list->at, absl::UTCTimeZone());
-          if (!at.ok()) return UsageError(absl::StrCat("--at: ", at.status().message()));
-          SetTime(*at, list->request.mutable_at());
-        }
+        TH_RETURN_IF_ERROR(SetMoment(list->at, &list->request));
         list->request.set_history(list->history);
         TH_ASSIGN_OR_RETURN(const auto response, in.api.Call(list->request));
         in.Print({FromProto(response), "prices", PriceColumns("", in.Now()), "",
@@ -256,13 +269,17 @@ void RegisterPrice(CommandLine& commands) {
   struct ShowArgs {
     std::string model;
     std::string vendor;
+    std::string at;
   };
   auto show = std::make_shared<ShowArgs>();
   noun.AddVerb("show", "Shows every rate of one model's price in force")
       .Positional("MODEL", Into(&show->model), "catalogue name")
       .Option("--vendor", "V", Into(&show->vendor), "where several vendors have the model")
+      .Option("--at", "WHEN", Into(&show->at), "a date or RFC 3339 time; default now")
       .Example("tollctl price show gpt-4o --vendor openai")
-      .Run([=](Invocation& in) { return Show(in, show->vendor, show->model); });
+      .Example("tollctl price show gpt-5.6-luna --at 2026-07-01")
+      .Example("tollctl price show gpt-4o --vendor acme:openai")
+      .Run([=](Invocation& in) { return Show(in, show->vendor, show->model, show->at); });
   AddSet(noun);
 
   auto imported = std::make_shared<std::string>();

@@ -78,6 +78,7 @@ struct RequestFacts {
   // Features that no bound covers: refused under enforced budgets unless a policy allows them.
   std::vector<std::string> unbounded_features;
 
+  bool store = true;  // responses: the provider keeps the answer, to be named later
   // Objects at the provider that the request draws on: they must be the caller's own.
   std::vector<ObjectRef> object_refs;
 

@@ -33,6 +33,7 @@ enum Field : int {
   kBackground,
   kPreviousResponse,
   kConversation,
+  kStore,
   kUnbounded,
 };
 
@@ -59,6 +60,7 @@ class ResponsesScanner final : public RequestScanner {
       {"service_tier", kServiceTier},
       {"reasoning", kReasoning},
       {"background", kBackground},
+      {"store", kStore},
       {"previous_response_id", kPreviousResponse},
       {"conversation", kConversation},
       // A stored prompt brings a model, tools and text of its own; compaction runs passes of its
@@ -114,6 +116,11 @@ class ResponsesScanner final : public RequestScanner {
         return Reference(value, name);
       case kConversation:
         return Conversation(value);
+      case kStore: {
+        if (IsNull(value)) return absl::OkStatus();
+        TH_ASSIGN_OR_RETURN(facts_.store, Bool(value, name));
+        return absl::OkStatus();
+      }
       case kStreamOptions:
         return Walk(value, 1);
       default:

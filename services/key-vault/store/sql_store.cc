@@ -16,6 +16,7 @@ extern const std::string_view kSqliteSchema2;
 extern const std::string_view kSqliteSchema4;
 extern const std::string_view kPostgresSchema1;
 extern const std::string_view kPostgresSchema3;
+extern const std::string_view kObjectsSchema;
 
 namespace {
 
@@ -428,6 +429,47 @@ class SqlStore final : public Store {
     return deleted;
   }
 
+  absl::Status PutObject(const StoredObject& object, absl::Time keep_after) override {
+    return database_->Write([&](sql::Connection& connection) -> absl::Status {
+      TH_RETURN_IF_ERROR(connection
+                             .Execute("DELETE FROM stored_object WHERE created_at < ?1",
+                                      absl::ToUnixMicros(keep_after))
+                             .status());
+      return connection
+          .Execute("INSERT INTO stored_object (id, provider, account_id, created_at) "
+                   "VALUES (?1, ?2, ?3, ?4) ON CONFLICT (id) DO NOTHING",
+                   object.id, object.provider, object.account_id,
+                   absl::ToUnixMicros(object.created_at))
+          .status();
+    });
+  }
+
+  absl::Status DeleteObject(std::string_view id, int64_t account_id) override {
+    return database_->Write([&](sql::Connection& connection) -> absl::Status {
+      return connection
+          .Execute("DELETE FROM stored_object WHERE id = ?1 AND account_id = ?2", id, account_id)
+          .status();
+    });
+  }
+
+  absl::StatusOr<std::optional<StoredObject>> ObjectById(std::string_view id) override {
+    std::optional<StoredObject> object;
+    const absl::Status status = database_->Read([&](sql::Connection& connection) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(
+          sql::Rows rows,
+          connection.Query("SELECT id, provider, account_id, created_at FROM stored_object "
+                           "WHERE id = ?1",
+                           id));
+      if (rows.Next()) {
+        object = StoredObject{std::string(rows.Text(0)), std::string(rows.Text(1)), rows.Int(2),
+                              absl::FromUnixMicros(rows.Int(3))};
+      }
+      return rows.status();
+    });
+    TH_RETURN_IF_ERROR(status);
+    return object;
+  }
+
   absl::Status AppendAudit(const AuditRecord& audit) override {
     return database_->Write(
         [&](sql::Connection& connection) { return Append(connection, audit); });
@@ -464,10 +506,12 @@ sql::Schema StoreSchema() {
   return {.sqlite = {{1, kSqliteSchema1},
                      {2, kSqliteSchema2},
                      {3, sql::ChangeLogSchema(sql::Dialect::kSqlite)},
-                     {4, kSqliteSchema4}},
+                     {4, kSqliteSchema4},
+                     {5, kObjectsSchema}},
           .postgres = {{1, kPostgresSchema1},
                        {2, sql::ChangeLogSchema(sql::Dialect::kPostgres)},
-                       {3, kPostgresSchema3}}};
+                       {3, kPostgresSchema3},
+                       {4, kObjectsSchema}}};
 }
 
 std::unique_ptr<Store> MakeSqlStore(sql::Database* database) {

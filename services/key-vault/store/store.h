@@ -69,6 +69,14 @@ struct StoredToken {
   std::optional<absl::Time> expires_at;
 };
 
+// An object that a provider keeps, and the account that created it.
+struct StoredObject {
+  std::string id;
+  std::string provider;
+  int64_t account_id = 0;
+  absl::Time created_at;
+};
+
 struct AuditRecord {
   int64_t id = 0;  // given by the store
   absl::Time at;
@@ -135,6 +143,12 @@ class Store {
   virtual absl::StatusOr<std::vector<StoredToken>> Tokens() = 0;
   // Whether it was there; audited if so.
   virtual absl::StatusOr<bool> DeleteToken(std::string_view name, const AuditRecord& audit) = 0;
+
+  // The first to tell of an id keeps it. Objects made before `keep_after` are forgotten.
+  virtual absl::Status PutObject(const StoredObject& object, absl::Time keep_after) = 0;
+  // Of that account alone. Idempotent.
+  virtual absl::Status DeleteObject(std::string_view id, int64_t account_id) = 0;
+  virtual absl::StatusOr<std::optional<StoredObject>> ObjectById(std::string_view id) = 0;
 
   virtual absl::Status AppendAudit(const AuditRecord& audit) = 0;
   // Newest first, at most `limit`, not before `since`; of a resource and what is below it

@@ -264,6 +264,26 @@ TEST_P(StoreConformanceTest, AuditIsNewestFirstAndFiltered) {
   EXPECT_TRUE(store_->Audit(10, kNow + absl::Seconds(1), "")->empty());
 }
 
+TEST_P(StoreConformanceTest, ObjectsBelongToWhoeverToldOfThemFirst) {
+  const absl::Time keep = kNow - absl::Hours(1);
+  ASSERT_TRUE(store_->PutObject({"resp_1", "openai", 7, kNow}, keep).ok());
+  ASSERT_TRUE(store_->PutObject({"resp_1", "openai", 8, kNow}, keep).ok());
+  Reopen();
+  auto object = store_->ObjectById("resp_1");
+  ASSERT_TRUE(object.ok() && object->has_value()) << object.status();
+  EXPECT_EQ((*object)->account_id, 7);
+  EXPECT_EQ((*object)->provider, "openai");
+  EXPECT_FALSE(store_->ObjectById("resp_2")->has_value());
+  ASSERT_TRUE(store_->DeleteObject("resp_1", 8).ok());
+  EXPECT_TRUE(store_->ObjectById("resp_1")->has_value());
+  ASSERT_TRUE(store_->DeleteObject("resp_1", 7).ok());
+  EXPECT_FALSE(store_->ObjectById("resp_1")->has_value());
+  ASSERT_TRUE(store_->PutObject({"old", "openai", 7, keep - absl::Seconds(1)}, keep).ok());
+  ASSERT_TRUE(store_->PutObject({"new", "openai", 7, kNow}, keep).ok());
+  EXPECT_FALSE(store_->ObjectById("old")->has_value());
+  EXPECT_TRUE(store_->ObjectById("new")->has_value());
+}
+
 INSTANTIATE_TEST_SUITE_P(Backends, StoreConformanceTest,
                          ::testing::Values(Backend::kSqlite, Backend::kPostgres),
                          [](const auto& backend) {
