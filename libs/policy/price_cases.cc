@@ -1,11 +1,13 @@
 // Prices cases for price_reference_test.py: lines "price ..." (the book's format) and "usage TIER
 // MODIFIERS CONTRACT_PPM COUNT...", where MODIFIERS is "-" or a list with commas and the counts are
 // the fields of Usage in the order below; answers each usage with its cost in nano-USD.
+#include <cstdio>
 #include <iostream>
 #include <string>
 #include <vector>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "libs/policy/price.h"
 #include "libs/policy/price_book.h"
@@ -61,11 +63,9 @@ int Run() {
     }
     const auto cost =
         CostOf([&](std::string_view) { return &book.prices.front(); }, lines, contract_ppm);
-    if (cost.ok()) {
-      std::cout << cost->amount.nanos() << "\n";
-    } else {
-      std::cout << cost.status().message() << "\n";
-    }
+    const std::string answer =
+        cost.ok() ? absl::StrCat(cost->amount.nanos()) : std::string(cost.status().message());
+    std::puts(answer.c_str());
   }
   return 0;
 }

@@ -178,7 +178,6 @@ struct Gateway::Call {
   Tags tags;
   ModelLimits limits;
   TokenBound bound;
-  bool tightened = false;  // the provider's counter was asked
   bool clamped = false;    // the maximum of output tokens was lowered
   NanoUsd strict;
   NanoUsd tight;
@@ -799,6 +798,19 @@ Task<> Gateway::PublishObject(Call& call, std::string_view id) {
                                        false);
 }
 
+// Whether any count of the input could make the request fit: its output alone must, once others have
+// given back what they hold.
+bool Gateway::CountCanHelp(const Call& call, const enforcer::v1::Refused& refused) const {
+  TokenBound least = call.bound;
+  least.input_tokens = 0;
+  const auto cost = call.policy->BoundOf(call.route, least);
+  if (!cost.ok()) return false;
+  for (const enforcer::v1::Violation& v : refused.violations()) {
+    if (cost->nanos() > v.limit_nanousd() - v.spent_nanousd() - v.suspense_nanousd()) return false;
+  }
+  return true;
+}
+
 // Asks the provider's free counter how long the input is, instead of bounding it by bytes. True if
 // the request can cost noticeably less than was thought.
 Task<bool> Gateway::Tighten(Call& call, std::string_view body) {
@@ -1056,8 +1068,7 @@ Task<> Gateway::ServeMetered(Call& call) {
       const enforcer::v1::Reason reason = result->refused().reason();
       if (reason == enforcer::v1::REASON_BUDGET_EXHAUSTED ||
           reason == enforcer::v1::REASON_BUDGET_HELD) {
-        if (std::exchange(may_tighten, false)) {
-          call.tightened = true;
+        if (std::exchange(may_tighten, false) && CountCanHelp(call, result->refused())) {
           if (co_await Tighten(call, body)) continue;
         }
         if (config.clamp_output && !call.clamped && Clamp(call, result->refused())) {

@@ -81,6 +81,7 @@ class Gateway final : public RequestHandler {
   Task<bool> FindCredential(Call& call);
   absl::StatusOr<policy::Route> RouteOf(const Call& call) const;
   std::string PathOf(const Call& call, Endpoint endpoint) const;
+  bool CountCanHelp(const Call& call, const enforcer::v1::Refused& refused) const;
   Task<bool> Tighten(Call& call, std::string_view body);
   bool Clamp(Call& call, const enforcer::v1::Refused& refused);
   // Whether the caller's account created the object, at that provider.

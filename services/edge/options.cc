@@ -24,6 +24,8 @@ void RegisterOptions(Config* c, config::Options* o) {
 
   o->Add("json-depth-max", &c->scan.depth_max, "of a body");
   o->Add("output-tokens-max", &c->scan.output_tokens_max, "a larger declared maximum is refused as a mistake");
+  o->Add("inputs-max", &c->scan.inputs_max, "prompts of completions, texts of embeddings, of one request");
+  o->Add("stored-objects-per-request-max", &c->scan.object_refs_max, "ids of stored objects that a request names");
   o->Add("choices-max", &c->scan.choices_max, "answers asked for at once (n)");
   o->Add("metadata-entries-max", &c->scan.metadata_entries_max, "of a body");
   o->Add("metadata-key-bytes-max", &c->scan.metadata_key_bytes_max, "of one entry");
@@ -64,7 +66,12 @@ void RegisterOptions(Config* c, config::Options* o) {
   o->Add("budget-status", &c->budget_status, "of an exhausted budget: 402 or 429");
   o->Add("allow-unbounded-features", &c->allow_unbounded_features, "features that no bound covers");
   o->Add("send-hold-id", &c->send_hold_id, "x-tollhouse-hold-id also to providers on the internet");
-  o->Add("count-tokens-per-minute", &c->count_tokens_per_minute, "of the free token counter and other free questions, per key");
+  o->Add("count-tokens-per-minute", &c->count_tokens_per_minute, "of the free endpoints, per key");
+  o->Add("key-in-query", &c->key_in_query, "?key= is taken for a key; URLs end up in other people's logs");
+  o->Add("tighten-bounds", &c->tighten_bounds, "ask the provider's free token counter before a budget refuses");
+  o->Add("count-time", &c->count_time, "for that counter's answer");
+  o->Add("clamp-output", &c->clamp_output, "lower the maximum of output tokens to what a budget affords, to no less than 1024");
+  o->Add("stored-objects-max", &c->objects_max, "ids of stored responses and conversations remembered");
 }
 
 absl::Status CheckConfig(const Config& c) {

@@ -88,6 +88,8 @@ def convert(row, where):
         if key:
             keys[key] = number(value, where)
         elif column in PLAIN:
+            if column.startswith("max_") and value == "0":
+                continue  # no tokens at all come back: nothing to bound
             numeric = not column.startswith(("mode", "deprecation", "litellm", "source"))
             keys[PLAIN[column]] = number(value, where) if numeric else value
         else:
