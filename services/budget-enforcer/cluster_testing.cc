@@ -143,6 +143,7 @@ void TestCluster::NodeStore::Run(StoreBatch* batch, std::function<void()> done) 
   node->store_messages.push_back({[this, batch, done = std::move(done)] {
     batch->status = Check();
     if (batch->status.ok()) cluster->store_.Run(incarnation(), batch);
+    if (cluster->store_.replies_lost) batch->status = absl::UnavailableError("the reply is lost");
     node->store_replies.push_back({done, true});
   }});
 }

@@ -30,6 +30,7 @@ class SharedStore {
   // The one that leads; an older number: it leads again with what it had (a failback).
   size_t leading = 0;
   bool down = false;
+  bool replies_lost = false;  // batches run, and nobody hears of it
 
   OrgState& org(int64_t org_id) { return incarnations_[leading].orgs[org_id]; }
   const std::string& identity(size_t incarnation) const { return incarnations_[incarnation].identity; }

@@ -408,22 +408,15 @@ void Enforcer::FailRun(const std::shared_ptr<Run>& run) {
   Org& org = *run->org;
   {
     absl::MutexLock lock(&org.mutex);
-    for (Pending& pending : run->reserves) {
-      // Should the hold have been made after all, it ends as soon as the store is back: a Void wins
-      // over its Reserve. Settlements come first where there is no room for all.
-      if (org.stalled.size() < options_.waiting_max / 2) {
-        Void ends{pending.epoch, absl::ToUnixMillis(clock_->Wall()), pending.hold_id};
-        org.stalled.push_back({ends, {.sink = nullptr, .arrived = clock_->Monotonic()}});
-        Metrics::Get().stalled.Increment();
-      }
-      FailOrAdmitOpen(org, pending, Closed::kStore, run->results);
-    }
+    // A hold that was made after all is not ended from here: the same Reserve may have been sent again
+    // through another enforcer, and be in use. It expires, or its edge voids it.
+    for (Pending& pending : run->reserves) FailOrAdmitOpen(org, pending, Closed::kStore, run->results);
     org.retry_stalled_at = clock_->Monotonic() + kRetryStalled;
     for (Run::Other& other : run->others) {
       if (org.stalled.size() < options_.waiting_max) {
         Metrics::Get().stalled.Increment();
         org.stalled.push_back({run->batch.events[other.event], std::move(other)});
-      } else if (other.sink != nullptr) {
+      } else {
         run->results.emplace_back(other.sink, FailedResult(other.sequence, "STORE_UNAVAILABLE",
                                                            "too many operations wait for the hold store"));
       }
@@ -475,7 +468,7 @@ void Enforcer::FinishOther(Org& org, Run& run, size_t index) ABSL_EXCLUSIVE_LOCK
     org.mean_open_ms += (effect.open_ms - org.mean_open_ms) / 8;
   }
   run.freed += effect.credited_nanos;
-  if (other.sink != nullptr) run.results.emplace_back(other.sink, std::move(result));
+  run.results.emplace_back(other.sink, std::move(result));
 }
 
 void Enforcer::FinishRun(const std::shared_ptr<Run>& run) {
@@ -576,10 +569,8 @@ void Enforcer::TickOrg(const OrgPtr& org, absl::Duration now) {
     org->parked.erase(rest, org->parked.end());
     while (!org->stalled.empty() && now - org->stalled.front().other.arrived > kStalledMax) {
       const Run::Other& other = org->stalled.front().other;
-      if (other.sink != nullptr) {
-        late.emplace_back(other.sink, FailedResult(other.sequence, "STORE_UNAVAILABLE",
-                                                   "the hold store cannot be reached"));
-      }
+      late.emplace_back(other.sink, FailedResult(other.sequence, "STORE_UNAVAILABLE",
+                                                 "the hold store cannot be reached"));
       Metrics::Get().stalled.Decrement();
       org->stalled.pop_front();
     }
@@ -678,7 +669,7 @@ void Enforcer::RetryStalled(const OrgPtr& org) {
     while (!org->stalled.empty() && run->others.size() < kRetriedAtOnce) {
       Org::Stalled& stalled = org->stalled.front();
       Metrics::Get().stalled.Decrement();
-      if (stalled.other.sink == nullptr || !stalled.other.sink->closed()) {
+      if (!stalled.other.sink->closed()) {
         stalled.other.event = run->batch.events.size();
         run->batch.events.push_back(std::move(stalled.event));
         run->others.push_back(std::move(stalled.other));

@@ -75,7 +75,7 @@ struct Enforcer::Run {
   struct Other {  // not a Reserve
     size_t event = 0;
     uint64_t sequence = 0;
-    std::shared_ptr<ResultSink> sink;  // null: nobody asked
+    std::shared_ptr<ResultSink> sink;
     absl::Duration arrived;
     bool refresh = false;
     bool ends = false;  // Settle or Void

@@ -76,6 +76,23 @@ TEST_F(EnforcersTest, TheSameReserveAtTheOtherIsTheSameHold) {
   EXPECT_EQ(Held(10), kDollar);
 }
 
+TEST_F(EnforcersTest, AHoldWhoseReplyIsLostStaysForWhoeverAsksForItAgain) {
+  cluster_.SetBudget(EnforcerWorld::Rule(1), 10 * kDollar);
+  Admit(0, cluster_.Reserve(0));
+  Admit(1, cluster_.Reserve(0));
+  cluster_.Pass(absl::Seconds(1));
+  const v1::Operation lease = cluster_.Reserve(kDollar);
+  Spend(0, 0, lease, Admit(0, lease), kDollar);
+  const v1::Operation reserve = cluster_.Reserve(kDollar);
+  cluster_.store().replies_lost = true;
+  // Its edge does not hear this answer: the stream broke.
+  EXPECT_EQ(cluster_.Call(0, reserve).failed().reason(), "STORE_UNAVAILABLE");
+  cluster_.store().replies_lost = false;
+  Admit(1, reserve);
+  cluster_.Pass(absl::Seconds(5));
+  EXPECT_EQ(Held(10), kDollar) << "it may be in use";
+}
+
 TEST_F(EnforcersTest, MoneyThatTheOtherReleasesIsSeen) {
   cluster_.SetBudget(EnforcerWorld::Rule(1), kDollar);
   const v1::Operation first = cluster_.Reserve(kDollar);

@@ -330,8 +330,14 @@ grpc::Status FakeLedger::PostExpired(grpc::ServerContext*, const PostExpiredRequ
         item.covers[{covers.budget_id(), covers.period()}] = covers.amount_nanousd();
         continue;
       }
+      int64_t named = 0;  // of this budget by the entry: 0 if it was admitted without a hold
+      for (const auto& held : posted.budgets()) {
+        if (held.budget_id() == covers.budget_id() && held.period() == covers.period()) {
+          named = held.amount_nanousd();
+        }
+      }
       const int64_t took = posted.epoch() == request->epoch()
-                               ? std::min(posted.cost_nanousd(), covers.amount_nanousd())
+                               ? std::min({posted.cost_nanousd(), named, covers.amount_nanousd()})
                                : 0;
       row.leased += took;  // the entry took this before
       row.avail += covers.amount_nanousd() - took;
