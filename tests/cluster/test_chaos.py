@@ -17,7 +17,7 @@ import faults
 import load
 import oracle
 from seeds import SEED
-from stack import LONG, wait_until
+from stack import LONG, get
 from test_sdks import say
 
 CALLERS = 16
@@ -123,6 +123,17 @@ def run_chaos(stack, plan, rng):
     assert work.statuses[200] > len(plan), "the load never got through"
     verified = stack.ctl("ledger", "verify")
     assert verified["ok"] and verified["problems"] == [], verified
+    assert not drift(stack.cluster), drift(stack.cluster)
+
+
+def drift(cluster):
+    """What the ledgers' auditors have found."""
+    lines = [line for name in cluster.names("ledger")
+             for line in get("http://%s/metrics" % cluster.state["processes"][name]["metrics"]).decode().splitlines()
+             if line.startswith("tollhouse_ledger_drift") and not line.endswith(" 0")]
+    return lines + [line for name in cluster.names("ledger")
+                    for line in cluster.log(name).read_text(errors="replace").splitlines()
+                    if '"event":"ledger_drift"' in line]
 
 
 def test_chaos(fresh, rng):

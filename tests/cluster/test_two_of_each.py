@@ -128,8 +128,9 @@ def pause(seconds):
     return lambda: time.sleep(seconds)  # lint: allow(sleep-in-test) how long the fault lasts
 
 
-@pytest.mark.parametrize("kind", ["enforcer", "ledger", "router", "vault"])
-@pytest.mark.parametrize("way", ["kill", "stop", "pause"])
+@pytest.mark.parametrize("kind,way", [
+    *((kind, way) for way in ("kill", "stop", "pause") for kind in ("enforcer", "ledger")),
+    ("router", "kill"), ("vault", "kill")])
 def test_losing_one_of_two_is_not_noticed(stack, kind, way):
     """Streams stay where they are, so that each way hits the one that the way before moved them to."""
     tenant = stack.tenant()
