@@ -15,12 +15,14 @@ RedisStoreOptions Options() {
   RedisStoreOptions options;
   options.core.max_lease_nanos = kMaxExact;
   options.clock_ahead_max = absl::InfiniteDuration();
+  options.timeout = absl::Seconds(60);  // a busy machine is no difference
   return options;
 }
 
 std::unique_ptr<RedisStore> Connect(testing::RedisServer& server, RedisStoreOptions options) {
   redis::Options redis;
   redis.uri = server.uri();
+  redis.stall_timeout = absl::Seconds(60);
   auto store = RedisStore::Create(redis, std::move(options));
   EXPECT_TRUE(store.ok()) << store.status();
   EXPECT_TRUE((*store)->WaitUntilConnected(absl::Seconds(10)).ok());

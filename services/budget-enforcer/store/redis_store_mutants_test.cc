@@ -77,6 +77,7 @@ TEST_P(RedisStoreMutantsTest, IsNoticed) {
   RedisStoreOptions options;
   options.core.max_lease_nanos = kMaxExact;
   options.clock_ahead_max = absl::InfiniteDuration();
+  options.timeout = absl::Seconds(60);  // a busy machine is no difference
   for (const auto& [from, to] : GetParam().patches) {
     const size_t at = options.run_script.find(from);
     ASSERT_NE(at, std::string::npos) << from;
@@ -85,6 +86,7 @@ TEST_P(RedisStoreMutantsTest, IsNoticed) {
   }
   redis::Options redis;
   redis.uri = server_->uri();
+  redis.stall_timeout = absl::Seconds(60);
   auto store = RedisStore::Create(redis, options);
   ASSERT_TRUE(store.ok()) << store.status();
   ASSERT_TRUE((*store)->WaitUntilConnected(absl::Seconds(10)).ok());
