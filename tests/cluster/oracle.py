@@ -98,8 +98,11 @@ class Meter:
         self.thread = threading.Thread(target=self.run)
 
     def run(self):
-        while not self.stopped.wait(0.02):
-            self.sample()
+        try:
+            while not self.stopped.wait(0.02):
+                self.sample()
+        except Exception as error:  # a meter that nobody reads proves nothing
+            self.broken.append("the meter could not be read: %r" % error)
 
     def sample(self):
         text = get("%s/sim/meter/records?after=%d" % (self.house.stack.sim.url, self.after), timeout=60)
