@@ -202,9 +202,10 @@ def test_slow_headers_are_cut_off_and_block_nobody(stack, tenant):
 def test_unknown_paths_and_methods(stack, tenant, dialect):
     make = load.chat_request if dialect == "openai" else load.messages_request
     known, headers, body = make(tenant.secret, CHAT)
-    for path in ("/", "/v1", "/v1/chat", "/v1/chat/completions/x", "/v2/chat/completions",
-                 "/%2e%2e/etc/passwd", "/v1/files"):
+    for path in ("/", "/v1", "/v1/chat", "/v2/chat/completions", "/%2e%2e/etc/passwd"):
         check_error(load.call_now(stack.edge, (path, headers, body)), dialect, 404)
+    for path in ("/v1/files", "/v1/chat/completions/x", "/v1/images/generations", "/v1/messages/batches"):
+        check_error(load.call_now(stack.edge, (path, headers, body)), dialect, 403)
     reply = load.call_now(stack.edge, (known, headers, b""), method="DELETE")
     check_error(reply, dialect, 405)
     assert audit.check_exact(tenant) == 0
