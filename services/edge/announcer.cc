@@ -29,8 +29,7 @@ struct Announcer::Stub {
 Announcer::Announcer(std::shared_ptr<grpc::ChannelInterface> ledger, Journal* journal,
                      std::string boot_id)
     : stub_(std::make_unique<Stub>(Stub{ledger::v1::LedgerService::NewStub(ledger)})),
-      journal_(journal),
-      boot_id_(std::move(boot_id)) {}
+      announcements_(journal, std::move(boot_id)) {}
 
 Announcer::~Announcer() { Stop(); }
 
@@ -47,31 +46,12 @@ void Announcer::Stop() {
 }
 
 void Announcer::OnEpochs(bool snapshot, const std::vector<ledger::v1::Epoch>& epochs) {
-  for (const ledger::v1::Epoch& newest : epochs) {
-    if (newest.epoch() <= 1) continue;
-    // The fence stands before the change is acknowledged.
-    journal_->CloseEpoch(newest.org_id(), newest.epoch() - 1);
-    if (snapshot) continue;
-    ledger::v1::Epoch closed = newest;
-    closed.set_epoch(newest.epoch() - 1);
-    absl::MutexLock lock(&mutex_);
-    queue_.push_back(std::move(closed));
-  }
-  if (snapshot) {
-    absl::MutexLock lock(&mutex_);
-    look_ = true;
-  }
+  announcements_.OnEpochs(snapshot, epochs);
+  absl::MutexLock wake(&mutex_);  // Run looks again
 }
 
 absl::Status Announcer::Announce(const ledger::v1::Epoch& closed, absl::Duration timeout) {
-  ledger::v1::AnnounceHoldsRequest request;
-  request.set_org_id(closed.org_id());
-  request.set_epoch(closed.epoch());
-  request.set_edge_id(journal_->edge_id());
-  request.set_boot_id(boot_id_);
-  for (ledger::v1::Entry& hold : journal_->CloseEpoch(closed.org_id(), closed.epoch())) {
-    *request.add_unsettled() = std::move(hold);
-  }
+  const ledger::v1::AnnounceHoldsRequest request = announcements_.Report(closed);
   grpc::ClientContext context;
   SetDeadline(&context, timeout);
   ledger::v1::AnnounceHoldsResponse response;
@@ -83,13 +63,11 @@ absl::Status Announcer::Announce(const ledger::v1::Epoch& closed, absl::Duration
 }
 
 absl::Status Announcer::Pending(absl::Duration timeout, std::vector<ledger::v1::Epoch>* closed) {
-  ledger::v1::ListPendingAnnouncementsRequest request;
-  request.set_edge_id(journal_->edge_id());
   grpc::ClientContext context;
   SetDeadline(&context, timeout);
   ledger::v1::ListPendingAnnouncementsResponse response;
-  TH_RETURN_IF_ERROR(
-      rpc::FromGrpc(stub_->ledger->ListPendingAnnouncements(&context, request, &response)));
+  TH_RETURN_IF_ERROR(rpc::FromGrpc(
+      stub_->ledger->ListPendingAnnouncements(&context, announcements_.Look(), &response)));
   closed->assign(response.epochs().begin(), response.epochs().end());
   return absl::OkStatus();
 }
@@ -104,39 +82,28 @@ absl::Status Announcer::AnnouncePending(absl::Duration timeout) {
 void Announcer::Run() {
   bool failed = false;
   for (;;) {
-    bool look = false;
-    std::vector<ledger::v1::Epoch> work;
     {
       absl::MutexLock lock(&mutex_);
       const auto wanted = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-        return stopping_ || (!failed && (look_ || !queue_.empty()));
+        return stopping_ || (!failed && announcements_.Waiting());
       };
       mutex_.AwaitWithTimeout(absl::Condition(&wanted), failed ? kRetry : absl::InfiniteDuration());
       if (stopping_) return;
-      look = look_;
-      work.assign(queue_.begin(), queue_.end());
     }
     failed = false;
-    std::vector<ledger::v1::Epoch> pending;
-    if (look) {
-      const absl::Status status = Pending(kCallTimeout, &pending);
-      if (!status.ok()) failed = true;
-    }
-    work.insert(work.end(), pending.begin(), pending.end());
-    for (const ledger::v1::Epoch& closed : work) {
-      const absl::Status status = Announce(closed, kCallTimeout);
+    const Announcements::Work work = announcements_.Take();
+    std::vector<ledger::v1::Epoch> closed;
+    if (work.look > 0 && !Pending(kCallTimeout, &closed).ok()) failed = true;
+    closed.insert(closed.begin(), work.closed.begin(), work.closed.end());
+    for (const ledger::v1::Epoch& epoch : closed) {
+      const absl::Status status = Announce(epoch, kCallTimeout);
       if (status.ok()) continue;
       failed = true;
-      obs::Warning("announce_failed", {{"org_id", closed.org_id()},
-                                       {"epoch", closed.epoch()},
+      obs::Warning("announce_failed", {{"org_id", epoch.org_id()},
+                                       {"epoch", epoch.epoch()},
                                        {"error", std::string(status.message())}});
     }
-    if (failed) continue;
-    absl::MutexLock lock(&mutex_);
-    if (look) look_ = false;
-    // What was added meanwhile stands behind what was done.
-    const size_t done = work.size() - pending.size();
-    queue_.erase(queue_.begin(), queue_.begin() + static_cast<int64_t>(done));
+    if (!failed) announcements_.Done(work);
   }
 }
 

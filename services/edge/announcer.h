@@ -1,8 +1,6 @@
 // R7: when an epoch has been closed, tells the ledger what this edge still had under it.
 #pragma once
 
-#include <cstdint>
-#include <deque>
 #include <memory>
 #include <string>
 #include <thread>
@@ -12,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "services/edge/announcements.h"
 #include "services/edge/journal.h"
 #include "tollhouse/ledger/v1/ledger.pb.h"
 
@@ -21,9 +20,7 @@ class ChannelInterface;
 
 namespace tollhouse::edge {
 
-// The order is what makes a report final: the journal refuses the epoch first, then lists its holds,
-// then the ledger hears of them. Works on a thread of its own and repeats until the ledger answers.
-// Thread-safe.
+// Works on a thread of its own and repeats until the ledger answers. Thread-safe.
 class Announcer {
  public:
   Announcer(std::shared_ptr<grpc::ChannelInterface> ledger, Journal* journal, std::string boot_id);
@@ -36,7 +33,7 @@ class Announcer {
   // Idempotent.
   void Stop();
 
-  // The ledger's watch: fences older epochs at once, announces them in the background.
+  // See Announcements; what waits is announced in the background.
   void OnEpochs(bool snapshot, const std::vector<ledger::v1::Epoch>& epochs);
 
  private:
@@ -47,14 +44,11 @@ class Announcer {
   absl::Status Pending(absl::Duration timeout, std::vector<ledger::v1::Epoch>* closed);
 
   const std::unique_ptr<Stub> stub_;
-  Journal* const journal_;
-  const std::string boot_id_;
+  Announcements announcements_;
   std::thread thread_;
 
   absl::Mutex mutex_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  bool look_ ABSL_GUARDED_BY(mutex_) = false;  // ask the ledger what it waits for
-  std::deque<ledger::v1::Epoch> queue_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace tollhouse::edge

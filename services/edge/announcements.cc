@@ -1,0 +1,58 @@
+#include "services/edge/announcements.h"
+
+#include <utility>
+
+namespace tollhouse::edge {
+
+void Announcements::OnEpochs(bool snapshot, const std::vector<ledger::v1::Epoch>& epochs) {
+  for (const ledger::v1::Epoch& newest : epochs) {
+    if (newest.epoch() <= 1) continue;
+    // The fence stands before the change is acknowledged.
+    journal_->CloseEpoch(newest.org_id(), newest.epoch() - 1);
+    if (snapshot) continue;
+    ledger::v1::Epoch closed = newest;
+    closed.set_epoch(newest.epoch() - 1);
+    absl::MutexLock lock(&mutex_);
+    queue_.push_back(std::move(closed));
+  }
+  if (!snapshot) return;
+  absl::MutexLock lock(&mutex_);
+  ++look_;
+}
+
+bool Announcements::Waiting() const {
+  absl::MutexLock lock(&mutex_);
+  return look_ > 0 || !queue_.empty();
+}
+
+Announcements::Work Announcements::Take() const {
+  absl::MutexLock lock(&mutex_);
+  return {look_, {queue_.begin(), queue_.end()}};
+}
+
+void Announcements::Done(const Work& work) {
+  absl::MutexLock lock(&mutex_);
+  // What came meanwhile is not done: a snapshot counts, an epoch stands behind the others.
+  look_ -= work.look;
+  queue_.erase(queue_.begin(), queue_.begin() + static_cast<int64_t>(work.closed.size()));
+}
+
+ledger::v1::AnnounceHoldsRequest Announcements::Report(const ledger::v1::Epoch& closed) {
+  ledger::v1::AnnounceHoldsRequest request;
+  request.set_org_id(closed.org_id());
+  request.set_epoch(closed.epoch());
+  request.set_edge_id(journal_->edge_id());
+  request.set_boot_id(boot_id_);
+  for (ledger::v1::Entry& hold : journal_->CloseEpoch(closed.org_id(), closed.epoch())) {
+    *request.add_unsettled() = std::move(hold);
+  }
+  return request;
+}
+
+ledger::v1::ListPendingAnnouncementsRequest Announcements::Look() const {
+  ledger::v1::ListPendingAnnouncementsRequest request;
+  request.set_edge_id(journal_->edge_id());
+  return request;
+}
+
+}  // namespace tollhouse::edge
