@@ -10,6 +10,7 @@
 #include <cstring>
 #include <fstream>
 #include <sstream>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -26,6 +27,14 @@ namespace tollhouse::edge {
 namespace {
 
 constexpr int64_t kMaintenanceTicks = 50;  // of 100 ms
+
+// Made anew by the kernel at each start of the machine; "" if it cannot be read.
+std::string BootOfMachine() {
+  std::ifstream file("/proc/sys/kernel/random/boot_id");
+  std::string id;
+  std::getline(file, id);
+  return id;
+}
 
 }  // namespace
 
@@ -92,6 +101,7 @@ absl::Status App::Impl::Create(Channels channels) {
   journal_options.segment_bytes = config.journal_segment_bytes;
   journal_options.max_bytes = config.journal_bytes_max;
   journal_options.retention = config.journal_retention;
+  journal_options.machine = BootOfMachine();
   journal_options.clock = config.clock;
   TH_ASSIGN_OR_RETURN(journal, Journal::Open(journal_options));
 
@@ -166,6 +176,9 @@ void App::Impl::Tick() {
   }
   if (++ticks % kMaintenanceTicks != 0) return;
   journal->Maintain();
+  for (ledger::v1::Entry& entry : journal->TakeDoubtful()) {
+    settler->Submit(std::make_shared<const ledger::v1::Entry>(std::move(entry)));
+  }
   metrics.journal_full.Set(full ? 1 : 0);
   metrics.journal_bytes.Set(static_cast<double>(journal->bytes()));
   metrics.unposted.Set(static_cast<double>(journal->unposted()));
@@ -230,6 +243,7 @@ void App::Impl::Stop() {
   settler->Stop();
   for (const auto& lane : lanes) lane->session->Stop();
   for (const auto& loop : loops) loop->Stop();
+  journal->Close();
 }
 
 App::App(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -19,6 +19,7 @@
 #include "libs/base/error.h"
 #include "libs/base/status_macros.h"
 #include "libs/base/strings.h"
+#include "libs/obs/log.h"
 #include "services/edge/crc32c.h"
 
 namespace tollhouse::edge {
@@ -143,18 +144,35 @@ absl::Status WriteFile(const std::string& path, std::string_view content) {
   return error == 0 ? absl::OkStatus() : FileError("write", path, error);
 }
 
-absl::StatusOr<std::string> LoadEdgeId(const std::string& dir, absl::Time now) {
-  const std::string path = dir + "/edge_id";
-  if (access(path.c_str(), F_OK) == 0) {
-    TH_ASSIGN_OR_RETURN(std::string text, ReadFile(path));
-    if (!ParseUuid(text).ok()) {
-      return MakeError(absl::StatusCode::kDataLoss, "JOURNAL_CORRUPT",
-                       absl::StrCat(path, " does not hold an id"));
-    }
-    return text;
+// "" if there is no such file.
+absl::StatusOr<std::string> ReadIfThere(const std::string& path) {
+  if (access(path.c_str(), F_OK) != 0) return std::string();
+  return ReadFile(path);
+}
+
+constexpr std::string_view kClosed = "closed";
+
+// The edge's name. A new one if the journal is new, or may have lost its tail with the power.
+absl::StatusOr<std::string> LoadEdgeId(const JournalOptions& options) {
+  const std::string path = options.dir + "/edge_id";
+  const std::string machine_path = options.dir + "/machine";
+  TH_ASSIGN_OR_RETURN(std::string id, ReadIfThere(path));
+  TH_ASSIGN_OR_RETURN(const std::string machine, ReadIfThere(machine_path));
+  if (!id.empty() && !ParseUuid(id).ok()) {
+    return MakeError(absl::StatusCode::kDataLoss, "JOURNAL_CORRUPT",
+                     absl::StrCat(path, " does not hold an id"));
   }
-  const std::string id = NewUuid(now).ToString();
-  TH_RETURN_IF_ERROR(WriteFile(path, id));
+  const bool lost = !id.empty() && !machine.empty() && machine != kClosed &&
+                    !options.machine.empty() && machine != options.machine;
+  if (id.empty() || lost) {
+    const std::string fresh = NewUuid(options.clock->Wall()).ToString();
+    if (lost) {
+      obs::Warning("journal_tail_may_be_lost", {{"edge_id", id}, {"new_edge_id", fresh}});
+    }
+    TH_RETURN_IF_ERROR(WriteFile(path, fresh));
+    id = fresh;
+  }
+  if (!options.machine.empty()) TH_RETURN_IF_ERROR(WriteFile(machine_path, options.machine));
   return id;
 }
 
@@ -191,7 +209,7 @@ absl::StatusOr<std::unique_ptr<Journal>> Journal::Open(const JournalOptions& giv
     return MakeError(absl::StatusCode::kAlreadyExists, "JOURNAL_LOCKED",
                      absl::StrCat("another process uses the journal in ", options.dir));
   }
-  TH_ASSIGN_OR_RETURN(journal->edge_id_, LoadEdgeId(options.dir, options.clock->Wall()));
+  TH_ASSIGN_OR_RETURN(journal->edge_id_, LoadEdgeId(options));
   TH_ASSIGN_OR_RETURN(const int64_t replayed,
                       LoadReplayedGeneration(options.dir + "/replayed_generation"));
   {
@@ -206,6 +224,13 @@ Journal::~Journal() {
   absl::MutexLock lock(&mutex_);
   if (fd_ >= 0) close(fd_);
   if (lock_fd_ >= 0) close(lock_fd_);
+}
+
+void Journal::Close() {
+  absl::MutexLock lock(&mutex_);
+  if (fd_ < 0 || syncfs(fd_) != 0) return;  // as after a loss of power
+  const absl::Status closed = WriteFile(options_.dir + "/machine", kClosed);
+  if (!closed.ok()) obs::Warning("journal_not_closed", {{"error", Std(closed.message())}});
 }
 
 std::string Journal::PathOf(uint64_t number) const {
@@ -239,12 +264,18 @@ absl::Status Journal::Load() {
     segment.number = number;
     TH_RETURN_IF_ERROR(LoadSegment(&segment, number == numbers.back()));
   }
+  opened_ = options_.clock->Monotonic();
   for (auto& [id, live] : live_) {
-    replayed_.push_back(*live->entry);
-    if (!live->has_result) replayed_.back().set_status("unknown");
+    const bool doubtful = !live->has_result && !live->entry->edge_id().empty() &&
+                          live->entry->edge_id() != edge_id_;
+    auto& entries = doubtful ? doubtful_ : replayed_;
+    entries.push_back(*live->entry);
+    if (!live->has_result) entries.back().set_status("unknown");
   }
-  std::sort(replayed_.begin(), replayed_.end(),
-            [](const auto& a, const auto& b) { return a.hold_id() < b.hold_id(); });
+  for (auto* const entries : {&replayed_, &doubtful_}) {
+    std::sort(entries->begin(), entries->end(),
+              [](const auto& a, const auto& b) { return a.hold_id() < b.hold_id(); });
+  }
 
   if (!segments_.empty() && segments_.back().size < options_.segment_bytes) {
     const std::string path = PathOf(segments_.back().number);
@@ -358,6 +389,12 @@ absl::Status Journal::Apply(JournalRecord* record, Segment* segment) {
 std::vector<ledger::v1::Entry> Journal::TakeReplayed() {
   absl::MutexLock lock(&mutex_);
   return std::exchange(replayed_, {});
+}
+
+std::vector<ledger::v1::Entry> Journal::TakeDoubtful() {
+  absl::MutexLock lock(&mutex_);
+  if (options_.clock->Monotonic() - opened_ < options_.doubt_time) return {};
+  return std::exchange(doubtful_, {});
 }
 
 Journal::Segment* Journal::FindSegment(uint64_t number) {
@@ -519,6 +556,8 @@ std::vector<ledger::v1::Entry> Journal::CloseEpoch(int64_t org_id, int64_t epoch
     holds.push_back(entry);
     holds.back().set_kind(ledger::v1::ENTRY_KIND_SUSPEND);
   }
+  std::sort(holds.begin(), holds.end(),
+            [](const auto& a, const auto& b) { return a.hold_id() < b.hold_id(); });
   return holds;
 }
 

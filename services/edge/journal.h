@@ -3,7 +3,8 @@
 // Format: segment files DIR/<number, 16 hex digits>.journal: the 8 bytes "THJRNL01", then frames of
 //   u32 length | u32 CRC-32C of the payload | u32 CRC-32C of the 8 bytes before | payload
 // little-endian, each payload an edge.v1.JournalRecord. A frame is complete in the file (write(2))
-// before the call returns: it survives the death of the process. Power loss may lose the tail.
+// before the call returns: it survives the death of the process. Power loss may lose the tail: then
+// nobody can say what this edge forwarded, and it goes on under another name (see edge_id).
 //
 // Space is set aside before it is needed: a segment is allocated as a whole, and an intent is taken
 // only where the results of every open hold would still fit. So a full disk or a full journal stops
@@ -40,6 +41,11 @@ struct JournalOptions {
   absl::Duration retention = absl::Hours(24);
   // Set aside per open hold for its result.
   int64_t result_reserve_bytes = 4096;
+  // Identity of the running system (Linux: /proc/sys/kernel/random/boot_id). If it is another one
+  // than before and the journal was not closed, its tail may be lost. "": not known, not checked.
+  std::string machine;
+  // How long after Open a hold whose result may be lost is left alone; longer than any hold lives.
+  absl::Duration doubt_time = absl::Minutes(30);
   const Clock* clock = Clock::System();
 };
 
@@ -54,12 +60,24 @@ class Journal {
   Journal(const Journal&) = delete;
   Journal& operator=(const Journal&) = delete;
 
-  // This edge's name, made with the journal and kept in it.
+  // This edge's name, made with the journal and kept in it. Another one after a loss of power: the
+  // old name never announces anything again, so what was forwarded under it stays counted until
+  // its holds have expired or somebody resolves them (R7).
   const std::string& edge_id() const { return edge_id_; }
+
+  // Makes everything durable and says so: the next Open need not fear for the tail. To be called
+  // last, after the last Append.
+  void Close();
 
   // What replay found unposted, once: the result where there is one, else the intent with kind
   // SUSPEND and status "unknown" (R14: the whole hold). The latter have no result written yet.
   std::vector<ledger::v1::Entry> TakeReplayed();
+
+  // Intents of an earlier name (see edge_id) without result, once, when `doubt_time` is over. Their
+  // results may have been told before they were lost with the power: were the whole hold suspended
+  // now, what the enforcer has given back of it would be covered by nothing (R13). By then they have
+  // expired, and the ledger knows them. Until then only CloseEpoch names them.
+  std::vector<ledger::v1::Entry> TakeDoubtful();
 
   // R13, first half: to be called before the first byte leaves; when it fails, nothing may leave.
   // FAILED_PRECONDITION (EPOCH_CLOSED) if the entry's epoch is closed (R7); RESOURCE_EXHAUSTED
@@ -170,6 +188,8 @@ class Journal {
   absl::flat_hash_map<int64_t, int64_t> closed_epochs_ ABSL_GUARDED_BY(mutex_);  // by org
   std::vector<ledger::v1::Entry> replayed_ ABSL_GUARDED_BY(mutex_);
   int64_t replayed_generation_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<ledger::v1::Entry> doubtful_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration opened_ ABSL_GUARDED_BY(mutex_) = absl::ZeroDuration();
   bool full_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Duration next_try_ ABSL_GUARDED_BY(mutex_) = absl::ZeroDuration();
 };

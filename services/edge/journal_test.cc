@@ -376,6 +376,61 @@ TEST_F(JournalTest, ClosedEpochIsFencedAndItsHoldsReported) {
   EXPECT_THAT(journal->CloseEpoch(kOrg + 1, 9), IsEmpty());
 }
 
+// A machine whose power fails may lose what was written last: the name it had must not vouch for it.
+TEST_F(JournalTest, LossOfPowerChangesTheName) {
+  JournalOptions options = Options();
+  options.machine = "boot-1";
+  auto journal = *Journal::Open(options);
+  const std::string name = journal->edge_id();
+  journal.reset();
+  journal = *Journal::Open(options);  // only the process died
+  EXPECT_EQ(journal->edge_id(), name);
+  journal.reset();
+  options.machine = "boot-2";
+  journal = *Journal::Open(options);
+  EXPECT_NE(journal->edge_id(), name);
+}
+
+TEST_F(JournalTest, OrderlyRestartOfTheMachineKeepsTheName) {
+  JournalOptions options = Options();
+  options.machine = "boot-1";
+  auto journal = *Journal::Open(options);
+  const std::string name = journal->edge_id();
+  ASSERT_TRUE(journal->AppendIntent(Intent(Id())).ok());
+  journal->Close();
+  journal.reset();
+  options.machine = "boot-2";
+  journal = *Journal::Open(options);
+  EXPECT_EQ(journal->edge_id(), name);
+  EXPECT_THAT(journal->TakeReplayed(), SizeIs(1));
+}
+
+TEST_F(JournalTest, IntentsFromBeforeALossOfPowerWaitUntilTheirHoldsAreGone) {
+  JournalOptions options = Options();
+  options.machine = "boot-1";
+  auto journal = *Journal::Open(options);
+  Entry unknown = Intent(Id()), settled = Intent(Id());
+  for (Entry* const entry : {&unknown, &settled}) {
+    entry->set_edge_id(journal->edge_id());
+    ASSERT_TRUE(journal->AppendIntent(*entry).ok());
+  }
+  ASSERT_TRUE(journal->AppendResult(ResultOf(*UuidFromRaw(settled.hold_id()), 4)).ok());
+  journal.reset();
+  options.machine = "boot-2";
+  for (int start = 0; start < 2; ++start) {  // a restart changes nothing
+    journal.reset();
+    journal = *Journal::Open(options);
+    const std::vector<Entry> replayed = journal->TakeReplayed();
+    ASSERT_THAT(replayed, SizeIs(1));
+    EXPECT_EQ(replayed[0].hold_id(), settled.hold_id());
+    EXPECT_THAT(journal->TakeDoubtful(), IsEmpty());
+  }
+  EXPECT_THAT(journal->CloseEpoch(kOrg, 1), SizeIs(2));
+  clock_.Advance(options.doubt_time);
+  ASSERT_THAT(journal->TakeDoubtful(), SizeIs(1));
+  EXPECT_THAT(journal->TakeDoubtful(), IsEmpty());
+}
+
 TEST_F(JournalTest, RandomHistoriesReplayToWhatWasWritten) {
   std::mt19937_64 random(testing::TestSeed());
   auto journal = Open();
