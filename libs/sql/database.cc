@@ -1,8 +1,6 @@
 #include "libs/sql/database.h"
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "libs/base/strings.h"
 
 namespace tollhouse::sql {
 
@@ -16,8 +14,14 @@ Array Array::Ints(std::span<const int64_t> values) {
 
 Array Array::Uuids(std::span<const std::string_view> raw) {
   Array array;
+  static constexpr char kDigits[] = "0123456789abcdef";
+  array.text_.reserve(33 * raw.size() + 2);
   for (const std::string_view bytes : raw) {
-    absl::StrAppend(&array.text_, absl::BytesToHexString(Absl(bytes)), ",");
+    for (const char c : bytes) {
+      array.text_ += kDigits[static_cast<uint8_t>(c) >> 4];
+      array.text_ += kDigits[static_cast<uint8_t>(c) & 15];
+    }
+    array.text_ += ',';
   }
   if (!raw.empty()) array.text_.pop_back();
   array.text_ += '}';

@@ -488,7 +488,8 @@ absl::Status SqlStore::AnnounceHolds(const v1::AnnounceHoldsRequest& request) {
               .status());
     }
     for (const v1::Entry& entry : request.unsettled()) {
-      TH_ASSIGN_OR_RETURN(const std::string rejected, WhyRejected(t, entry));
+      std::vector<LoadedRow*> rows;
+      TH_ASSIGN_OR_RETURN(const std::string rejected, WhyRejected(t, entry, &rows));
       if (!rejected.empty() || entry.kind() != v1::ENTRY_KIND_SUSPEND ||
           entry.epoch() > request.epoch() || entry.account_ids(0) != org) {
         return BadArgument(absl::StrCat("bad announced hold: ", rejected));

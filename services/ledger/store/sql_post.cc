@@ -105,7 +105,8 @@ absl::StatusOr<common::v1::AccountKind> SqlStore::KindOf(sql::Connection& c, int
   return kind;
 }
 
-absl::StatusOr<std::string> SqlStore::WhyRejected(Txn& t, const v1::Entry& entry) {
+absl::StatusOr<std::string> SqlStore::WhyRejected(Txn& t, const v1::Entry& entry,
+                                                  std::vector<LoadedRow*>* rows) {
   if (entry.hold_id().size() != 16) return "hold_id is not 16 bytes";
   if (entry.kind() != v1::ENTRY_KIND_SETTLE && entry.kind() != v1::ENTRY_KIND_VOID &&
       entry.kind() != v1::ENTRY_KIND_SUSPEND) {
@@ -142,11 +143,12 @@ absl::StatusOr<std::string> SqlStore::WhyRejected(Txn& t, const v1::Entry& entry
         return "a budget is named twice";
       }
     }
-    TH_ASSIGN_OR_RETURN(const LoadedRow* const row,
+    TH_ASSIGN_OR_RETURN(LoadedRow* const row,
                         LoadRow(t, org, budget.budget_id(), budget.period(), StartOf(entry, t.now)));
     if (row == nullptr) {
       return absl::StrCat("no budget ", budget.budget_id(), " with a period '", budget.period(), "'");
     }
+    rows->push_back(row);
   }
   return "";
 }
@@ -253,9 +255,11 @@ absl::StatusOr<SqlStore::Terminal*> SqlStore::AddTerminal(Txn& t, Terminal termi
     if (kind == common::v1::ACCOUNT_KIND_USER) terminal.user_id = id;
     if (kind == common::v1::ACCOUNT_KIND_KEY) terminal.key_id = id;
   }
-  for (const common::v1::HeldBudget& budget : entry.budgets()) {
-    TH_ASSIGN_OR_RETURN(const LoadedRow* const row, FindRow(t, budget.budget_id(), budget.period()));
-    terminal.rows.push_back(row->id);
+  if (terminal.rows.empty()) {
+    for (const common::v1::HeldBudget& budget : entry.budgets()) {
+      TH_ASSIGN_OR_RETURN(LoadedRow* const row, FindRow(t, budget.budget_id(), budget.period()));
+      terminal.rows.push_back(row);
+    }
   }
   t.posted[HoldKey(org_id, entry.hold_id())] = Posted{.kind = terminal.kind,
                                                       .revision = terminal.revision,
@@ -279,7 +283,7 @@ absl::Status SqlStore::Settle(Txn& t, Terminal& terminal, std::vector<SuspenseRo
   bool above_hold = false;
   for (int i = 0; i < entry.budgets_size(); ++i) {
     const common::v1::HeldBudget& budget = entry.budgets(i);
-    TH_ASSIGN_OR_RETURN(LoadedRow* const row, FindRowById(t, terminal.rows[static_cast<size_t>(i)]));
+    LoadedRow* const row = terminal.rows[static_cast<size_t>(i)];
     const NanoUsd held(budget.observe() ? 0 : budget.amount_nanousd());
     const NanoUsd wanted = std::min(held, cost);
     above_hold |= !budget.observe() && cost > held;
@@ -441,7 +445,9 @@ absl::Status SqlStore::Suspend(Txn& t, const v1::Entry& entry, Origin origin,
 absl::Status SqlStore::PostOne(Txn& t, const v1::Entry& entry, const std::string& fingerprint,
                                v1::PostResult* result) {
   result->set_hold_id(entry.hold_id());
-  TH_ASSIGN_OR_RETURN(std::string rejected, WhyRejected(t, entry));
+  std::vector<LoadedRow*> rows;
+  rows.reserve(static_cast<size_t>(entry.budgets_size()));
+  TH_ASSIGN_OR_RETURN(std::string rejected, WhyRejected(t, entry, &rows));
   if (!rejected.empty()) {
     ++t.counters.entries_rejected;
     result->set_outcome(v1::POST_OUTCOME_REJECTED);
@@ -479,7 +485,8 @@ absl::Status SqlStore::PostOne(Txn& t, const v1::Entry& entry, const std::string
                                         .kind = Movement::kCorrect,
                                         .revision = posted->revision + 2,
                                         .fingerprint = fingerprint,
-                                        .note = "follows a reversed resolution"}));
+                                        .note = "follows a reversed resolution",
+                                        .rows = std::move(rows)}));
     TH_RETURN_IF_ERROR(Settle(t, *terminal, {}, true));
   } else {
     TH_ASSIGN_OR_RETURN(std::vector<SuspenseRow> known, FindSuspense(t, org, entry.hold_id()));
@@ -494,7 +501,11 @@ absl::Status SqlStore::PostOne(Txn& t, const v1::Entry& entry, const std::string
           entry.kind() == v1::ENTRY_KIND_VOID ? Movement::kVoid : Movement::kSettle;
       TH_ASSIGN_OR_RETURN(
           Terminal* const terminal,
-          AddTerminal(t, {.entry = &entry, .kind = kind, .revision = 0, .fingerprint = fingerprint}));
+          AddTerminal(t, {.entry = &entry,
+                          .kind = kind,
+                          .revision = 0,
+                          .fingerprint = fingerprint,
+                          .rows = std::move(rows)}));
       TH_RETURN_IF_ERROR(Settle(t, *terminal, std::move(known), false));
     }
   }

@@ -228,7 +228,10 @@ absl::Status SqlStore::WriteLine(Txn& t, int64_t sequence, LoadedRow& row, int64
     lost->dirty = true;
   }
   org->second.lines[{terminal == nullptr ? sequence : 0, row.id, epoch}] += delta;
-  if (terminal != nullptr) terminal->lines.push_back({row.id, epoch, delta});
+  if (terminal != nullptr) {
+    terminal->lines.reserve(terminal->rows.size());
+    terminal->lines.push_back({row.id, epoch, delta});
+  }
   return absl::OkStatus();
 }
 

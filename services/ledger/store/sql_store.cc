@@ -103,22 +103,35 @@ absl::Status SqlStore::Maintain() {
     const std::string hex = absl::StrFormat("%012x", absl::ToUnixMillis(time));
     return absl::StrCat(hex.substr(0, 8), "-", hex.substr(8), "-0000-0000-000000000000");
   };
-  for (int i = 0; i <= kPartitionsAhead + 1; ++i) {
-    const absl::Time start = first + i * week;
-    const std::string name =
-        absl::StrCat("journal_", absl::FormatTime("%Y%m%d", start, absl::UTCTimeZone()));
+  const auto name_of = [](absl::Time start) {
+    return absl::StrCat("journal_", absl::FormatTime("%Y%m%d", start, absl::UTCTimeZone()));
+  };
+  const auto missing = [&](sql::Connection& c) -> absl::StatusOr<std::vector<absl::Time>> {
+    std::vector<absl::Time> weeks;
+    std::vector<std::string> names;
+    for (int i = 0; i <= kPartitionsAhead + 1; ++i) names.push_back(name_of(first + i * week));
+    const std::vector<std::string_view> views(names.begin(), names.end());
+    TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                        c.Query("SELECT n - 1 FROM unnest(CAST(?1 AS text[])) WITH ORDINALITY AS t (name, n) "
+                                "WHERE to_regclass(name) IS NULL ORDER BY n",
+                                sql::Array::Texts(views)));
+    while (rows.Next()) weeks.push_back(first + rows.Int(0) * week);
+    TH_RETURN_IF_ERROR(rows.status());
+    return weeks;
+  };
+  std::vector<absl::Time> wanted;
+  TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& c) -> absl::Status {
+    TH_ASSIGN_OR_RETURN(wanted, missing(c));
+    return absl::OkStatus();
+  }));
+  for (const absl::Time start : wanted) {
+    const std::string name = name_of(start);
     const absl::Status status = database_->Write([&](sql::Connection& c) -> absl::Status {
-      {
-        TH_ASSIGN_OR_RETURN(sql::Rows rows, c.Query("SELECT to_regclass(?1) IS NOT NULL", name));
-        if (rows.Next() && rows.Bool(0)) return absl::OkStatus();
-      }
       // Of several ledgers one does it; ATTACH lets readers and writers of the journal go on.
       TH_RETURN_IF_ERROR(
           c.Query("SELECT pg_advisory_xact_lock(hashtext('tollhouse journal'))").status());
-      {
-        TH_ASSIGN_OR_RETURN(sql::Rows rows, c.Query("SELECT to_regclass(?1) IS NOT NULL", name));
-        if (rows.Next() && rows.Bool(0)) return absl::OkStatus();
-      }
+      TH_ASSIGN_OR_RETURN(const std::vector<absl::Time> still, missing(c));
+      if (std::find(still.begin(), still.end(), start) == still.end()) return absl::OkStatus();
       return c.ExecuteScript(absl::StrCat(
           "CREATE TABLE ", name, " (LIKE journal INCLUDING DEFAULTS INCLUDING CONSTRAINTS); ",
           "ALTER TABLE ", name, " ADD CONSTRAINT ", name, "_range CHECK (hold_id >= '", bound(start),
@@ -401,6 +414,7 @@ absl::Status SqlStore::FinishEntries(Txn& t, int64_t org_id, OrgState& org, int6
                   "request_id", "tags", "fingerprint", "entry", "note"});
   const std::string* last_detail = nullptr;
   std::string digest;
+  std::vector<int64_t> rows;
   int64_t sequence = first_sequence;
   for (Terminal& terminal : org.terminals) {
     const v1::Entry& entry = *terminal.entry;
@@ -433,7 +447,9 @@ absl::Status SqlStore::FinishEntries(Txn& t, int64_t org_id, OrgState& org, int6
     for (const int64_t id : {org_id, terminal.team_id, terminal.user_id, terminal.key_id}) {
       if (id != 0) ids[count++] = id;
     }
-    journal->Bytes(PackEntry(entry, terminal.rows, terminal.lines, {ids.data(), count}, digest));
+    rows.clear();
+    for (const LoadedRow* const row : terminal.rows) rows.push_back(row->id);
+    journal->Bytes(PackEntry(entry, rows, terminal.lines, {ids.data(), count}, digest));
     journal->Text(terminal.note);
     journal->EndRow();
   }

@@ -196,7 +196,7 @@ class SqlStore final : public Store {
     int64_t cost = 0;  // this and tokens: negative in a reversing entry
     int64_t team_id = 0, user_id = 0, key_id = 0;
     int64_t input_tokens = 0, output_tokens = 0;
-    std::vector<int64_t> rows;  // of the entry's budgets
+    std::vector<LoadedRow*> rows;  // of the entry's budgets; AddTerminal finds them if they are not given
     std::vector<EntryLine> lines;
   };
 
@@ -408,7 +408,8 @@ class SqlStore final : public Store {
   // --- posting (sql_post.cc)
   absl::Status PostOne(Txn& t, const v1::Entry& entry, const std::string& fingerprint,
                        v1::PostResult* result);
-  absl::StatusOr<std::string> WhyRejected(Txn& t, const v1::Entry& entry);
+  // "" for an entry that can be posted; `rows` are then those of its budgets.
+  absl::StatusOr<std::string> WhyRejected(Txn& t, const v1::Entry& entry, std::vector<LoadedRow*>* rows);
   absl::StatusOr<std::optional<Posted>> FindPosted(Txn& t, int64_t org_id, std::string_view hold_id);
   absl::StatusOr<std::vector<SuspenseRow>> FindSuspense(Txn& t, int64_t org_id,
                                                         std::string_view hold_id);

@@ -305,7 +305,9 @@ TEST_F(PostgresStoreTest, EntriesLieInTheirWeeksPartitionsAndNoneIsLost) {
 }
 
 TEST_F(PostgresStoreTest, AnOlderSchemaAndAReadOnlyServerAreRefusedWithTheirReasons) {
-  ASSERT_TRUE(Sql("DELETE FROM schema_version WHERE version = 2").ok());
+  ASSERT_TRUE(Sql("DELETE FROM schema_version WHERE version = (SELECT max(version) FROM "
+                  "schema_version)")
+                  .ok());
   EXPECT_EQ(ReasonOf(sql::OpenDatabase(home_.settings(), StoreSchema()).status()), "SCHEMA_OLD");
   ASSERT_TRUE(Sql("INSERT INTO schema_version VALUES (99)").ok());
   EXPECT_EQ(ReasonOf(sql::OpenDatabase(home_.settings(), StoreSchema()).status()), "SCHEMA_NEW");
