@@ -92,13 +92,10 @@ void Enforcer::Pump(const OrgPtr& org) {
         item->set_budget_id(key.first);
         item->set_period(key.second);
         item->set_need_nanousd(1);
-        // What the store can count is shared with grants that other enforcers ask for meanwhile.
-        const int64_t room =
-            view.state_call < 0 ? store_->max_lease_nanos() / 4
-                                : (store_->max_lease_nanos() - view.state.leased_nanousd()) / 2;
-        const int64_t want = org->Ask(view, demand.wanted, budget != nullptr && budget->recall(),
-                                      options_.lease_horizon);
-        item->set_want_nanousd(std::clamp<int64_t>(room, 1, want));
+        item->set_want_nanousd(org->Ask(view, demand.wanted, budget != nullptr && budget->recall(),
+                                        options_.lease_horizon));
+        // What the store can count, whoever asked for it.
+        item->set_leased_max_nanousd(store_->max_lease_nanos());
       }
       org->demand.clear();
       org->unanswered = grant;

@@ -232,8 +232,10 @@ grpc::Status FakeLedger::GrantLease(grpc::ServerContext*, const GrantLeaseReques
     grant->second.set_grant_id(++last_grants_[epoch]);
     for (const auto& item : request->items()) {
       Row& row = RowOf(item.budget_id(), item.period());
-      const int64_t granted =
-          row.avail < item.need_nanousd() ? 0 : std::min(row.avail, item.want_nanousd());
+      const int64_t room = item.leased_max_nanousd() == 0
+                               ? row.avail
+                               : std::min(row.avail, item.leased_max_nanousd() - row.leased);
+      const int64_t granted = room < item.need_nanousd() ? 0 : std::min(room, item.want_nanousd());
       row.avail -= granted;
       row.leased += granted;
       auto* out = grant->second.add_items();
