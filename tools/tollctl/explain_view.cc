@@ -44,7 +44,7 @@ std::string ExactUsd(__int128 units) {
   std::string digits;
   for (; units > 0; units /= 10) digits.insert(digits.begin(), static_cast<char>('0' + units % 10));
   if (digits.size() < 22) digits.insert(0, 22 - digits.size(), '0');
-  digits.insert(digits.size() - 21, ".");
+  digits.insert(digits.end() - 21, '.');
   while (digits.back() == '0') digits.pop_back();
   if (digits.back() == '.') digits.pop_back();
   return digits;
