@@ -81,7 +81,7 @@ TEST_F(AppTest, ChangeIsAtTheWatcherWhenTheCallReturns) {
   ASSERT_TRUE(watch.WaitSynced(absl::Seconds(20)));
   {
     absl::MutexLock lock(&mutex);
-    EXPECT_EQ(seen.prices_size(), 1094);
+    EXPECT_EQ(seen.prices_size(), 1365);
     EXPECT_EQ(seen.providers_size(), 0);
   }
   grpc::ClientContext context;
