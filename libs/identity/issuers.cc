@@ -7,9 +7,9 @@
 #include <set>
 #include <sstream>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "libs/base/account_path.h"
 #include "libs/base/error.h"
 #include "libs/base/status_macros.h"
 #include "libs/base/strings.h"
@@ -20,21 +20,12 @@
 namespace tollhouse::identity {
 namespace {
 
-constexpr size_t kNameMax = 64;
-
 absl::Status BadIssuers(const std::string& message) {
   return MakeError(absl::StatusCode::kInvalidArgument, "BAD_ISSUERS", message);
 }
 
 absl::Status Refused(std::string_view reason, std::string_view message) {
   return MakeError(absl::StatusCode::kUnauthenticated, reason, message);
-}
-
-// The rule for names of accounts.
-bool IsName(std::string_view text) {
-  return !text.empty() && text.size() <= kNameMax && std::all_of(text.begin(), text.end(), [](char c) {
-    return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '@' || c == '-';
-  });
 }
 
 // The claim that a template's segment names; "" if it is a fixed name.
@@ -58,7 +49,7 @@ absl::Status CheckIssuer(const Issuer& issuer) {
   }
   const std::vector<std::string> segments = absl::StrSplit(issuer.account, '/');
   for (const std::string& segment : segments) {
-    if (!IsName(segment) && ClaimOf(segment).empty()) {
+    if (!IsAccountName(segment) && ClaimOf(segment).empty()) {
       return BadIssuers(absl::StrCat(prefix, "`account` must be a path such as acme/{team}/{email}; \"",
                                      segment, "\" is neither a name nor a {claim}"));
     }
@@ -107,7 +98,7 @@ absl::StatusOr<std::string> AccountOf(const Issuer& issuer, const Token& token) 
     std::string_view name = Std(segment);
     if (const std::string_view claim = ClaimOf(name); !claim.empty()) {
       const auto it = token.text_claims.find(std::string(claim));
-      if (it == token.text_claims.end() || !IsName(it->second)) {
+      if (it == token.text_claims.end() || !IsAccountName(it->second)) {
         return Refused("MISSING_CLAIM",
                        absl::StrCat("the token's claim ", std::string(claim), " names no account"));
       }

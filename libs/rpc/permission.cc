@@ -6,6 +6,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "libs/base/account_path.h"
 #include "libs/base/error.h"
 #include "libs/base/strings.h"
 
@@ -51,7 +52,7 @@ absl::Status CheckAccounts(const Caller& caller, const Permission& permission, c
       return Denied(absl::StrCat(Describe(caller), " sees a part only; name an account in it: ",
                                  caller.subtree));
     }
-    if (!IsWithin(path, caller.subtree)) {
+    if (!IsAtOrBelow(path, caller.subtree)) {
       return Denied(absl::StrCat(Describe(caller), " does not reach ", path));
     }
     if (permission.reach() == common::v1::REACH_BELOW && path == caller.subtree) {
@@ -66,12 +67,6 @@ absl::Status CheckAccounts(const Caller& caller, const Permission& permission, c
 
 std::string NameOf(common::v1::Role role) {
   return absl::AsciiStrToLower(absl::StripPrefix(common::v1::Role_Name(role), "ROLE_"));
-}
-
-bool IsWithin(std::string_view path, std::string_view subtree) {
-  if (subtree.empty()) return true;
-  if (!path.starts_with(subtree)) return false;
-  return path.size() == subtree.size() || path[subtree.size()] == '/';
 }
 
 absl::Status CheckPermission(const Caller& caller, const Message& request) {

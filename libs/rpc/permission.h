@@ -15,9 +15,6 @@
 
 namespace tollhouse::rpc {
 
-// Whether the account `path` is `subtree` or lies below it; everything lies below "".
-bool IsWithin(std::string_view path, std::string_view subtree);
-
 // "admin" of ROLE_ADMIN.
 std::string NameOf(common::v1::Role role);
 

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <set>
 
+#include "libs/base/account_path.h"
 #include "libs/obs/log.h"
 #include "libs/rpc/permission.h"
 #include "services/budget-enforcer/enforcer_metrics.h"
@@ -720,7 +721,7 @@ std::vector<v1::GetBudgetHoldsResponse::Held> Enforcer::BudgetHolds(
     for (int64_t id : budget_ids) {
       const auto budget = org->rules.FindBudget(id);
       if (budget == nullptr) continue;
-      if (!subtree.empty() && !rpc::IsWithin(budget->path(), subtree)) continue;
+      if (!subtree.empty() && !IsAtOrBelow(budget->path(), subtree)) continue;
       concerned = true;
       wanted.insert(id);
     }

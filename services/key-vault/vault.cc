@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "libs/base/account_path.h"
 #include "libs/base/error.h"
 #include "libs/base/status_macros.h"
 #include "libs/base/strings.h"
@@ -14,7 +14,6 @@
 #include "libs/crypto/virtual_key.h"
 #include "libs/obs/log.h"
 #include "libs/policy/base_url.h"
-#include "libs/rpc/permission.h"
 
 namespace tollhouse::vault {
 namespace {
@@ -56,12 +55,6 @@ absl::Status CheckAllowList(const std::vector<std::string>& list, std::string_vi
                                     " are at most 1000 names without spaces"));
   }
   return absl::OkStatus();
-}
-
-bool IsTokenName(std::string_view name) {
-  return !name.empty() && name.size() <= 64 && std::all_of(name.begin(), name.end(), [](char c) {
-    return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '@' || c == '-';
-  });
 }
 
 common::v1::Role RoleOf(std::string_view name) {
@@ -391,7 +384,7 @@ absl::StatusOr<Vault::TokenWithText> Vault::CreateToken(const rpc::Caller& calle
   made.token.created_by = caller.actor;
   made.token.created_at = clock_->Wall();
   made.token.expires_at = request.expires_at;
-  if (!IsTokenName(request.name) || request.name == "root") {
+  if (!IsAccountName(request.name) || request.name == "root") {
     return MakeError(absl::StatusCode::kInvalidArgument, "BAD_NAME",
                      "a token's name is 1 to 64 of letters, digits, '.', '_', '@', '-', and not \"root\"");
   }
@@ -402,7 +395,7 @@ absl::StatusOr<Vault::TokenWithText> Vault::CreateToken(const rpc::Caller& calle
   if (request.expires_at && *request.expires_at <= made.token.created_at) {
     return MakeError(absl::StatusCode::kInvalidArgument, "BAD_ARGUMENT", "that has expired already");
   }
-  if (made.token.role > caller.role || !rpc::IsWithin(request.subtree, caller.subtree)) {
+  if (made.token.role > caller.role || !IsAtOrBelow(request.subtree, caller.subtree)) {
     return MakeError(absl::StatusCode::kPermissionDenied, "FORBIDDEN",
                      "nobody gives away more than he has himself");
   }
@@ -418,7 +411,7 @@ absl::StatusOr<Vault::TokenWithText> Vault::CreateToken(const rpc::Caller& calle
 
 absl::StatusOr<std::vector<StoredToken>> Vault::ListTokens(std::string_view subtree) {
   TH_ASSIGN_OR_RETURN(std::vector<StoredToken> tokens, store_->Tokens());
-  std::erase_if(tokens, [&](const StoredToken& token) { return !rpc::IsWithin(token.subtree, subtree); });
+  std::erase_if(tokens, [&](const StoredToken& token) { return !IsAtOrBelow(token.subtree, subtree); });
   return tokens;
 }
 

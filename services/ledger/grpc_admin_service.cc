@@ -1,6 +1,7 @@
 // LedgerAdminService: checks, calls the store, waits for the watchers.
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
+#include "libs/base/account_path.h"
 #include "libs/base/error.h"
 #include "libs/base/money.h"
 #include "libs/base/status_macros.h"
@@ -174,7 +175,7 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
       if (request->request_id().empty()) return Bad("BAD_ARGUMENT", "a request id is needed");
       TH_ASSIGN_OR_RETURN(v1::ExplainRequestResponse found, store_->ExplainRequest(request->request_id()));
       for (v1::JournalEntry& attempt : *found.mutable_attempts()) {
-        if (!rpc::IsWithin(attempt.entry().account_path(), caller.subtree)) continue;
+        if (!IsAtOrBelow(attempt.entry().account_path(), caller.subtree)) continue;
         *response->add_attempts() = std::move(attempt);
       }
       if (response->attempts_size() > 0) return absl::OkStatus();

@@ -99,12 +99,6 @@ std::string ParentOf(std::string_view path) {
   return slash == std::string_view::npos ? "" : std::string(path.substr(0, slash));
 }
 
-bool IsAtOrBelow(std::string_view path, std::string_view ancestor) {
-  return ancestor.empty() || path == ancestor ||
-         (path.size() > ancestor.size() && path.substr(0, ancestor.size()) == ancestor &&
-          path[ancestor.size()] == '/');
-}
-
 absl::Status CheckTags(const std::map<std::string, std::string>& tags) {
   const auto bad = [](std::string_view what, std::string_view why) {
     return MakeError(absl::StatusCode::kInvalidArgument, "BAD_ARGUMENT",

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "libs/base/account_path.h"
 
 namespace tollhouse::ledger {
 
@@ -19,9 +20,6 @@ absl::StatusOr<std::vector<std::string>> SplitPath(std::string_view path);
 
 // "acme/payments" of "acme/payments/sarah"; "" of "acme".
 std::string ParentOf(std::string_view path);
-
-// Whether path is `ancestor` or lies below it. Everything lies below "".
-bool IsAtOrBelow(std::string_view path, std::string_view ancestor);
 
 // Keys and values of tags and matches: 1 to 64 of [A-Za-z0-9._@-] and up to 256 printable bytes of
 // UTF-8. INVALID_ARGUMENT (BAD_ARGUMENT).
