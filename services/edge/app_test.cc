@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <fstream>
 
 #include "absl/strings/match.h"
@@ -760,14 +761,19 @@ TEST_F(AppTest, ConnectionsAreKeptAliveOnBothSides) {
 
 TEST_F(AppTest, PooledConnectionThatTheProviderClosedIsNotUsed) {
   config_.threads = 1;
-  provider_.SetScript([](const Wire::Message&, Wire& wire) {
+  std::array<absl::Notification, 3> closed;
+  std::atomic<int> requests = 0;
+  provider_.SetScript([&](const Wire::Message&, Wire& wire) {
     wire.Send(HttpAnswer(200, kJsonAnswer));  // and closes, without having said so
+    wire.Close();
+    closed[requests++].Notify();
     return false;
   });
   Start();
   for (int i = 0; i < 3; ++i) {
     EXPECT_EQ(Call(Request(Chat())).status, 200) << i;
     services_.WaitEntries(i + 1);
+    closed[i].WaitForNotification();
   }
 }
 
