@@ -147,9 +147,11 @@ def test_two_teams_share_the_orgs_cap(stack):
     stack.ctl("team", "create", tenant.org + "/search")
     other = tenant.create_key("bot", parent=tenant.org + "/search")
     price, hold = probe(stack, tenant)
-    cap = price + 20 * price + hold
+    assert load.call_now(stack.edge, chat(other)).status == 200
+    tenant.settled()
+    cap = 2 * price + 20 * price + hold
     tenant.set_budget("org", cap)
-    before = stack.sim.cost() - price
+    before = stack.sim.cost() - 2 * price
 
     async def both():
         return await asyncio.gather(rush(stack.edge, tenant.secret, 20),
