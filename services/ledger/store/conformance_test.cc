@@ -116,7 +116,7 @@ class StoreTest : public ::testing::TestWithParam<sql::Dialect> {
     v1::GrantLeaseRequest request;
     request.set_org_id(path_[0]);
     request.set_epoch(epoch_);
-    request.set_grant_id(++grant_);
+    request.set_request_id(absl::StrCat("request/", ++grant_));
     auto& item = *request.add_items();
     item.set_budget_id(budget.budget_id());
     item.set_period(budget.period());
@@ -336,7 +336,7 @@ TEST_P(StoreTest, LeasesAreFencedByTheEpochAndNumberedGrantsRepeat) {
   v1::GrantLeaseRequest late;
   late.set_org_id(path_[0]);
   late.set_epoch(epoch_);
-  late.set_grant_id(9);
+  late.set_request_id("late");
   epoch_ = RegisterEpoch("memory-2");
   EXPECT_EQ(epoch_, 2);
   EXPECT_EQ(ReasonOf(store_->GrantLease(late).status()), "EPOCH_CLOSED");
@@ -353,7 +353,7 @@ TEST_P(StoreTest, TheLedgerNumbersGrantsOfManyEnforcers) {
   item.set_period(org.period());
   item.set_need_nanousd(300);
   item.set_want_nanousd(400);
-  EXPECT_EQ(ReasonOf(store_->GrantLease(request).status()), "BAD_ARGUMENT");  // neither id
+  EXPECT_EQ(ReasonOf(store_->GrantLease(request).status()), "BAD_ARGUMENT");  // no id
   request.set_request_id("enforcer-1/boot/1");
   const auto first = store_->GrantLease(request);
   ASSERT_TRUE(first.ok()) << first.status();

@@ -254,7 +254,7 @@ class History {
     v1::GrantLeaseRequest request;
     request.set_org_id(path_[0]);
     request.set_epoch(epoch_);
-    request.set_grant_id(++grant_);
+    request.set_request_id(absl::StrCat("request/", ++grant_));
     for (Row& row : rows_) {
       auto& item = *request.add_items();
       item.set_budget_id(row.budget.budget_id());
@@ -491,7 +491,7 @@ class History {
     v1::GrantLeaseRequest request;  // asks for more than there can be: reads the rows
     request.set_org_id(path_[0]);
     request.set_epoch(epoch_);
-    request.set_grant_id(++grant_);
+    request.set_request_id(absl::StrCat("request/", ++grant_));
     for (const Row& row : rows_) {
       auto& item = *request.add_items();
       item.set_budget_id(row.budget.budget_id());

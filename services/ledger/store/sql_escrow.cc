@@ -224,26 +224,21 @@ absl::StatusOr<v1::GrantLeaseResponse> SqlStore::GrantLease(const v1::GrantLease
     out.Clear();
     const int64_t org = request.org_id();
     const int64_t epoch = request.epoch();
-    const bool numbered_here = !request.request_id().empty();
-    if (!numbered_here && request.grant_id() <= 0) return BadArgument("a grant has a request_id");
+    if (request.request_id().empty()) return BadArgument("a grant has a request_id");
     TH_RETURN_IF_ERROR(RequireOpen(t, org, epoch));
     {
       TH_ASSIGN_OR_RETURN(
           sql::Rows rows,
-          numbered_here ? t.c.Query("SELECT answer FROM grants WHERE org_id = ?1 AND epoch = ?2 AND "
-                                    "request_id = ?3",
-                                    org, epoch, request.request_id())
-                        : t.c.Query("SELECT answer FROM grants WHERE org_id = ?1 AND epoch = ?2 AND "
-                                    "grant_id = ?3",
-                                    org, epoch, request.grant_id()));
+          t.c.Query("SELECT answer FROM grants WHERE org_id = ?1 AND epoch = ?2 AND request_id = ?3",
+                    org, epoch, request.request_id()));
       if (rows.Next()) {
         out.ParseFromString(rows.Text(0));
         return absl::OkStatus();
       }
       TH_RETURN_IF_ERROR(rows.status());
     }
-    int64_t grant_id = request.grant_id();
-    if (numbered_here) {
+    int64_t grant_id = 0;
+    {
       TH_ASSIGN_OR_RETURN(sql::Rows rows,
                           t.c.Query("SELECT coalesce(max(grant_id), 0) + 1 FROM grants WHERE "
                                     "org_id = ?1 AND epoch = ?2",
@@ -306,7 +301,7 @@ absl::StatusOr<v1::GrantLeaseResponse> SqlStore::GrantLease(const v1::GrantLease
     }
     return t.c
         .Execute("INSERT INTO grants (org_id, epoch, grant_id, request_id, answer) "
-                 "VALUES (?1, ?2, ?3, nullif(?4, ''), ?5)",
+                 "VALUES (?1, ?2, ?3, ?4, ?5)",
                  org, epoch, grant_id, request.request_id(), sql::Blob{out.SerializeAsString()})
         .status();
   }));
