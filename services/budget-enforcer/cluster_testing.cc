@@ -7,6 +7,7 @@
 #include "libs/base/error.h"
 #include "libs/rpc/status.h"
 #include "services/budget-enforcer/enforcer_testing.h"
+#include "services/budget-enforcer/store/org_steps.h"
 
 namespace tollhouse::enforcer {
 
@@ -25,34 +26,11 @@ void SharedStore::Run(size_t incarnation, StoreBatch* batch) {
     batch->status = MakeError(absl::StatusCode::kFailedPrecondition, "INCARNATION_CHANGED", "another");
     return;
   }
-  OrgState& state = now.orgs[batch->org_id];
-  for (const StoreEvent& event : batch->events) {
-    std::visit([&](const auto& e) { batch->effects.emplace_back(state.Step(e)); }, event);
-  }
+  batch->effects = StepAll(now.orgs[batch->org_id], batch->events);
 }
 
 StoreView SharedStore::Read(size_t incarnation, int64_t org_id, const StoreQuery& query) {
-  const OrgState& state = incarnations_[incarnation].orgs[org_id];
-  StoreView view;
-  view.epoch = state.epoch();
-  switch (query.what) {
-    case StoreQuery::What::kHold:
-      if (auto hold = state.Hold(query.hold_id)) view.holds.push_back(*std::move(hold));
-      break;
-    case StoreQuery::What::kHolds:
-      view.holds = state.Holds();
-      break;
-    case StoreQuery::What::kExpired:
-      view.holds = state.ExpiredHolds(query.max);
-      break;
-    case StoreQuery::What::kLeases:
-      view.leases = state.Leases();
-      break;
-    case StoreQuery::What::kReturns:
-      view.returns = state.Returns();
-      break;
-  }
-  return view;
+  return ViewOf(incarnations_[incarnation].orgs[org_id], query);
 }
 
 // --- one enforcer --------------------------------------------------------------------------------

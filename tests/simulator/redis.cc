@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "libs/base/error.h"
+#include "services/budget-enforcer/store/org_steps.h"
 
 namespace tollhouse::simulator {
 
@@ -302,28 +303,11 @@ absl::StatusOr<StoreView> SimRedis::Read(RedisNode& node, int64_t org_id, const 
   if (it == node.data.end()) return view;
   const enforcer::OrgState& state = it->second.state;
   if (it->second.replid != node.replid && mutant_ != Mutant::kTrustPromotedSnapshot) return view;
-  view.epoch = state.epoch();
+  view = enforcer::ViewOf(state, query);
+  std::sort(view.leases.begin(), view.leases.end(), [](const auto& a, const auto& b) {
+    return std::tie(a.budget_id, a.period) < std::tie(b.budget_id, b.period);
+  });
   const auto by_id = [](const auto& a, const auto& b) { return a.hold_id < b.hold_id; };
-  switch (query.what) {
-    case StoreQuery::What::kHold:
-      if (auto hold = state.Hold(query.hold_id)) view.holds.push_back(*std::move(hold));
-      break;
-    case StoreQuery::What::kHolds:
-      view.holds = state.Holds();
-      break;
-    case StoreQuery::What::kExpired:
-      view.holds = state.ExpiredHolds(query.max);
-      break;
-    case StoreQuery::What::kLeases:
-      view.leases = state.Leases();
-      std::sort(view.leases.begin(), view.leases.end(), [](const auto& a, const auto& b) {
-        return std::tie(a.budget_id, a.period) < std::tie(b.budget_id, b.period);
-      });
-      break;
-    case StoreQuery::What::kReturns:
-      view.returns = state.Returns();
-      break;
-  }
   std::sort(view.holds.begin(), view.holds.end(), by_id);
   return view;
 }

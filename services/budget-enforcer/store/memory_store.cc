@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "libs/base/error.h"
+#include "services/budget-enforcer/store/org_steps.h"
 
 namespace tollhouse::enforcer {
 
@@ -31,13 +32,9 @@ void MemoryStore::Run(StoreBatch* batch, std::function<void()> done) {
     return done();
   }
   Org* const org = Find(batch->org_id, true);
-  batch->effects.reserve(batch->events.size());
   {
     absl::MutexLock lock(&org->mutex);
-    OrgState& state = org->state;
-    for (const StoreEvent& event : batch->events) {
-      std::visit([&](const auto& e) { batch->effects.emplace_back(state.Step(e)); }, event);
-    }
+    batch->effects = StepAll(org->state, batch->events);
   }
   done();
 }
@@ -47,25 +44,7 @@ void MemoryStore::Read(int64_t org_id, const StoreQuery& query,
   StoreView view;
   if (Org* const org = Find(org_id, false); org != nullptr) {
     absl::MutexLock lock(&org->mutex);
-    const OrgState& state = org->state;
-    view.epoch = state.epoch();
-    switch (query.what) {
-      case StoreQuery::What::kHold:
-        if (auto hold = state.Hold(query.hold_id)) view.holds.push_back(*std::move(hold));
-        break;
-      case StoreQuery::What::kHolds:
-        view.holds = state.Holds();
-        break;
-      case StoreQuery::What::kExpired:
-        view.holds = state.ExpiredHolds(query.max);
-        break;
-      case StoreQuery::What::kLeases:
-        view.leases = state.Leases();
-        break;
-      case StoreQuery::What::kReturns:
-        view.returns = state.Returns();
-        break;
-    }
+    view = ViewOf(org->state, query);
   }
   done(std::move(view));
 }
