@@ -241,6 +241,7 @@ struct FakeServices::Impl {
       budget->set_limit_nanousd(1000);
       budget->set_hard_pct(100);
       budget->set_spent_nanousd(300);
+      budget->set_available_nanousd(700);
       return grpc::Status::OK;
     }
     grpc::Status ResolveAccount(grpc::ServerContext*,

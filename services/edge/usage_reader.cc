@@ -15,21 +15,14 @@
 namespace tollhouse::edge {
 namespace {
 
-// As documented at Budget.available_nanousd.
-int64_t Available(const ledger::v1::Budget& budget) {
-  const __int128 limit =
-      (static_cast<__int128>(budget.limit_nanousd()) + budget.raised_nanousd()) * budget.hard_pct() / 100;
-  const __int128 available =
-      limit - budget.spent_nanousd() - budget.held_nanousd() - budget.suspense_nanousd();
-  return static_cast<int64_t>(std::clamp<__int128>(available, 0, INT64_MAX));
-}
-
+// The ledger leaves to its callers to take off what is held.
 void AddHolds(const enforcer::v1::GetBudgetHoldsResponse& holds, ledger::v1::GetBudgetsResponse* budgets) {
   std::map<std::pair<int64_t, std::string>, int64_t> held;
   for (const auto& part : holds.held()) held[{part.budget_id(), part.period()}] += part.held_nanousd();
   for (ledger::v1::Budget& budget : *budgets->mutable_budgets()) {
     budget.set_held_nanousd(held[{budget.budget_id(), budget.period()}]);
-    budget.set_available_nanousd(Available(budget));
+    budget.set_available_nanousd(
+        std::max<int64_t>(0, budget.available_nanousd() - budget.held_nanousd()));
   }
 }
 
