@@ -432,7 +432,10 @@ absl::Status ValidatePrice(const ModelPrice& price) {
   };
   const auto printable = [](std::string_view text) {
     return !text.empty() && text.size() <= 256 &&
-           std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c < 127; });
+           std::all_of(text.begin(), text.end(), [](char c) {
+             // Nothing that would read as something else in the book's text.
+             return c > ' ' && c < 127 && c != '"' && c != '=' && c != '\\';
+           });
   };
   if (!printable(price.vendor())) return bad("the vendor is missing or malformed");
   if (!printable(price.model())) return bad("the model is missing or malformed");

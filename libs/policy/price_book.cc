@@ -131,6 +131,10 @@ absl::StatusOr<google::protobuf::Timestamp> ParseFrom(std::string_view text) {
   }
   google::protobuf::Timestamp stamp;
   stamp.set_seconds(absl::ToUnixSeconds(time));
+  // What is written with four digits, and a Timestamp can hold.
+  if (stamp.seconds() < 0 || stamp.seconds() > 253'402'300'799) {
+    return Bad("not a date from 1970 to 9999");
+  }
   return stamp;
 }
 
