@@ -44,7 +44,7 @@ constexpr size_t kPool = 64;
 constexpr uint8_t kRedirectionsMax = 5;
 // How often a call's script is sent to a Redis that keeps forgetting it.
 constexpr uint8_t kReloadsMax = 5;
-// Before a call is sent again that Redis could not serve for now (TRYAGAIN, CLUSTERDOWN).
+// Before a call is sent again that Redis refused for the moment (TRYAGAIN, CLUSTERDOWN).
 constexpr absl::Duration kRetryAfter = absl::Milliseconds(5);
 // A node without slots keeps its connection for so long: slots come back.
 constexpr absl::Duration kNodeLinger = absl::Seconds(10);

@@ -231,7 +231,7 @@ struct Enforcer::Org {
 
   // What a lease should be.
   int64_t Target(const LeaseView& view, absl::Duration horizon) const;
-  // What to ask the ledger for now.
+  // How much to ask the ledger for in the next call.
   int64_t Ask(const LeaseView& view, int64_t wanted, bool recall, absl::Duration horizon) const;
 };
 
