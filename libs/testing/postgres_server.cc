@@ -1,12 +1,10 @@
 #include "libs/testing/postgres_server.h"
 
 #include <fcntl.h>
-#include <grp.h>
 #include <libpq-fe.h>
 #include <pwd.h>
 #include <signal.h>
 #include <sys/file.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -30,12 +28,6 @@ namespace {
 constexpr const char* kBinaries = "/usr/lib/postgresql/15/bin/";
 
 // Postgres refuses to run as root: root becomes Debian's `postgres`, everybody else stays.
-struct Account {
-  bool change = false;
-  uid_t uid = 0;
-  gid_t gid = 0;
-};
-
 const Account& ServerAccount() {
   static const Account account = [] {
     Account out{.change = false, .uid = geteuid(), .gid = getegid()};
@@ -47,42 +39,8 @@ const Account& ServerAccount() {
   return account;
 }
 
-// Starts a program as the server's account, its output appended to `log`. With `die_with_parent`
-// it gets SIGQUIT when the calling thread ends.
-pid_t Spawn(const std::vector<std::string>& command, const std::string& log, bool die_with_parent) {
-  std::vector<char*> argv;
-  for (const std::string& word : command) argv.push_back(const_cast<char*>(word.c_str()));
-  argv.push_back(nullptr);
-  const Account& account = ServerAccount();
-  const pid_t parent = getpid();
-  const pid_t pid = fork();
-  if (pid < 0) throw std::system_error(errno, std::generic_category(), "fork");
-  if (pid > 0) return pid;
-  // Only calls that are safe after a fork of a process with threads.
-  if (account.change && (setgroups(0, nullptr) != 0 || setgid(account.gid) != 0 ||
-                         setuid(account.uid) != 0)) {
-    _exit(126);
-  }
-  if (die_with_parent) {  // after setuid, which clears it
-    prctl(PR_SET_PDEATHSIG, SIGQUIT);
-    if (getppid() != parent) _exit(126);
-  }
-  setpgid(0, 0);  // Ctrl-C is for the test, which stops its servers itself
-  const int out = open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
-  const int in = open("/dev/null", O_RDONLY);
-  if (out < 0 || in < 0) _exit(126);
-  dup2(in, 0);
-  dup2(out, 1);
-  dup2(out, 2);
-  sigset_t none;
-  sigemptyset(&none);
-  sigprocmask(SIG_SETMASK, &none, nullptr);
-  execv(argv[0], argv.data());
-  _exit(127);
-}
-
 void Run(const std::vector<std::string>& command, const std::string& log) {
-  const pid_t pid = Spawn(command, log, false);
+  const pid_t pid = StartProcess(command, log, 0, ServerAccount());
   int status = 0;
   while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
   }
@@ -160,7 +118,7 @@ struct PostgresServer::Instance {
         command.push_back("-c");
         command.push_back(setting);
       }
-      pid = Spawn(command, log, true);
+      pid = StartProcess(command, log, SIGQUIT, ServerAccount());
       if (AwaitProcess([this] { return Ended() || Ready(); }) && pid != 0) return;
       Crash();
       const std::string said = EndOfFile(log);

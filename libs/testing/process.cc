@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -55,17 +56,24 @@ std::string EndOfFile(const std::string& path) {
   return all.size() > 2000 ? all.substr(all.size() - 2000) : all;
 }
 
-Process::Process(const std::vector<std::string>& command, const std::string& log) {
+pid_t StartProcess(const std::vector<std::string>& command, const std::string& log, int death_signal,
+                   const Account& account) {
   std::vector<char*> argv;
   for (const std::string& word : command) argv.push_back(const_cast<char*>(word.c_str()));
   argv.push_back(nullptr);
   const pid_t parent = getpid();
-  pid_ = fork();
-  if (pid_ < 0) throw std::system_error(errno, std::generic_category(), "fork");
-  if (pid_ > 0) return;
+  const pid_t pid = fork();
+  if (pid < 0) throw std::system_error(errno, std::generic_category(), "fork");
+  if (pid > 0) return pid;
   // Only calls that are safe after a fork of a process with threads.
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (getppid() != parent) _exit(126);
+  if (account.change && (setgroups(0, nullptr) != 0 || setgid(account.gid) != 0 ||
+                         setuid(account.uid) != 0)) {
+    _exit(126);
+  }
+  if (death_signal != 0) {  // after setuid, which clears it
+    prctl(PR_SET_PDEATHSIG, death_signal);
+    if (getppid() != parent) _exit(126);
+  }
   setpgid(0, 0);  // Ctrl-C is for the test, which stops its programs itself
   const int out = open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
   const int in = open("/dev/null", O_RDONLY);
@@ -79,6 +87,9 @@ Process::Process(const std::vector<std::string>& command, const std::string& log
   execvp(argv[0], argv.data());
   _exit(127);
 }
+
+Process::Process(const std::vector<std::string>& command, const std::string& log)
+    : pid_(StartProcess(command, log, SIGKILL)) {}
 
 Process::~Process() { End(SIGKILL); }
 

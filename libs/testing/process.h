@@ -18,6 +18,18 @@ bool AwaitProcess(const std::function<bool()>& done);
 // The last 2000 bytes of a file, "" if there is none: what a program said before it ended.
 std::string EndOfFile(const std::string& path);
 
+// Whose rights a program gets: those of the caller, unless `change`.
+struct Account {
+  bool change = false;
+  uid_t uid = 0;
+  gid_t gid = 0;
+};
+
+// Starts a program (found in PATH) in a process group of its own, its output appended to `log`. It
+// gets `death_signal` when the calling thread ends, unless 0. Throws std::system_error.
+pid_t StartProcess(const std::vector<std::string>& command, const std::string& log, int death_signal,
+                   const Account& account = {});
+
 // One program. It is killed when the thread that started it ends, and with this object.
 class Process {
  public:
