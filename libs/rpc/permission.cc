@@ -14,22 +14,9 @@ namespace tollhouse::rpc {
 namespace {
 
 using common::v1::Permission;
-using google::protobuf::Descriptor;
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 using google::protobuf::MethodDescriptor;
-
-// Request types are a method's own, and declared in its file.
-const MethodDescriptor* MethodOf(const Descriptor* request) {
-  const google::protobuf::FileDescriptor* file = request->file();
-  for (int i = 0; i < file->service_count(); ++i) {
-    for (int j = 0; j < file->service(i)->method_count(); ++j) {
-      const MethodDescriptor* method = file->service(i)->method(j);
-      if (method->input_type() == request) return method;
-    }
-  }
-  return nullptr;
-}
 
 absl::Status Denied(const std::string& message) {
   return MakeError(absl::StatusCode::kPermissionDenied, "FORBIDDEN", message);
@@ -69,8 +56,20 @@ std::string NameOf(common::v1::Role role) {
   return absl::AsciiStrToLower(absl::StripPrefix(common::v1::Role_Name(role), "ROLE_"));
 }
 
+// Request types are a method's own, and declared in its file.
+const MethodDescriptor* MethodOf(const Message& request) {
+  const google::protobuf::FileDescriptor* const file = request.GetDescriptor()->file();
+  for (int i = 0; i < file->service_count(); ++i) {
+    for (int j = 0; j < file->service(i)->method_count(); ++j) {
+      const MethodDescriptor* const method = file->service(i)->method(j);
+      if (method->input_type() == request.GetDescriptor()) return method;
+    }
+  }
+  return nullptr;
+}
+
 absl::Status CheckPermission(const Caller& caller, const Message& request) {
-  const MethodDescriptor* method = MethodOf(request.GetDescriptor());
+  const MethodDescriptor* const method = MethodOf(request);
   if (method == nullptr || !method->options().HasExtension(common::v1::permission)) {
     return MakeError(absl::StatusCode::kInternal, "NO_PERMISSION_DECLARED",
                      absl::StrCat("nobody may call a method of ", request.GetTypeName()));
@@ -96,19 +95,22 @@ absl::Status CheckPermission(const Caller& caller, const Message& request) {
   }
 }
 
+absl::StatusOr<Caller> Identify(const Authenticator* authenticator,
+                                const grpc::ServerContextBase& context) {
+  if (authenticator != nullptr) return authenticator->Identify(context);
+  Caller caller;
+  caller.role = common::v1::ROLE_OWNER;
+  caller.actor = "test";
+  return caller;
+}
+
 absl::StatusOr<Caller> Authorize(const Authenticator* authenticator,
                                  const grpc::ServerContextBase& context, const Message& request) {
-  Caller caller;
-  if (authenticator == nullptr) {
-    caller.role = common::v1::ROLE_OWNER;
-    caller.actor = "test";
-    return caller;
-  }
-  auto identified = authenticator->Identify(context);
-  if (!identified.ok()) return identified.status();
-  const absl::Status allowed = CheckPermission(*identified, request);
+  absl::StatusOr<Caller> caller = Identify(authenticator, context);
+  if (!caller.ok()) return caller;
+  const absl::Status allowed = CheckPermission(*caller, request);
   if (!allowed.ok()) return allowed;
-  return identified;
+  return caller;
 }
 
 }  // namespace tollhouse::rpc

@@ -1,7 +1,8 @@
 // Who may call which admin RPC. The protos declare it (common/v1/authorization.proto); handlers ask
-// once, first of all.
+// once, first of all, by libs/audit/admin_calls.h.
 #pragma once
 
+#include <google/protobuf/descriptor.h>
 #include <google/protobuf/message.h>
 #include <grpcpp/server_context.h>
 
@@ -23,8 +24,15 @@ std::string NameOf(common::v1::Role role);
 // method without one. Pure, thread-safe.
 absl::Status CheckPermission(const Caller& caller, const google::protobuf::Message& request);
 
-// Who calls, if he may; errors of Authenticator::Identify and CheckPermission. A null authenticator
-// lets everything pass (in-process tests).
+// The one method that takes a request of this type; null if there is none.
+const google::protobuf::MethodDescriptor* MethodOf(const google::protobuf::Message& request);
+
+// Who calls; errors of Authenticator::Identify. A null authenticator makes everybody owner of
+// everything (in-process tests).
+absl::StatusOr<Caller> Identify(const Authenticator* authenticator,
+                                const grpc::ServerContextBase& context);
+
+// Who calls, if he may: Identify, then CheckPermission. For what no audit log has.
 absl::StatusOr<Caller> Authorize(const Authenticator* authenticator,
                                  const grpc::ServerContextBase& context,
                                  const google::protobuf::Message& request);

@@ -300,6 +300,10 @@ class AdminService::Impl final : public v1::EnforcerAdminService::Service {
                          v1::ListHoldsResponse* response) override {
     const auto caller = rpc::Authorize(authenticator_.get(), *context, *request);
     if (!caller.ok()) return rpc::ToGrpc(caller.status());
+    if (!caller->subtree.empty()) {
+      return rpc::ToGrpc(MakeError(absl::StatusCode::kPermissionDenied, "FORBIDDEN",
+                                   "holds are shown to tokens of the whole installation"));
+    }
     const int size = request->page_size() <= 0 ? 1000 : std::min(request->page_size(), 10'000);
     for (v1::HoldView& hold : enforcer_->ListHolds(request->account_id(), size)) {
       *response->add_holds() = std::move(hold);

@@ -232,12 +232,12 @@ class AppTest : public ::testing::Test {
     for (const v1::Key& key : response.keys()) paths.push_back(key.path() + " " + key.state());
     return paths;
   }
-  v1::ListAuditEventsResponse Audit() {
+  common::v1::AuditPage Audit() {
     v1::ListAuditEventsResponse response;
     EXPECT_TRUE(Call(&v1::VaultAdminService::Stub::ListAuditEvents, v1::ListAuditEventsRequest(),
                      &response)
                     .ok());
-    return response;
+    return response.page();
   }
 
   testing::TempDir dir_;
@@ -320,9 +320,9 @@ TEST_F(AppTest, TokensGiveNoMoreThanTheirMakerHas) {
   Close();
   ASSERT_TRUE(Open().ok());
   EXPECT_EQ(keys("acme", owner), "");
-  const v1::ListAuditEventsResponse audit = Audit();
+  const common::v1::AuditPage audit = Audit();
   EXPECT_EQ(audit.events(0).actor(), "paul");
-  EXPECT_EQ(audit.events(0).action(), "token.revoke");
+  EXPECT_EQ(audit.events(0).method(), "token.revoke");
 }
 
 TEST_F(AppTest, InventedKeysAreRefusedWithoutALookUp) {
@@ -541,9 +541,9 @@ TEST_F(AppTest, AuditTellsWhoDidWhat) {
   GetCredential("openai", "https://api.openai.com:443");
   GetCredential("openai", "https://evil.example.com:443");
   std::string log;
-  const v1::ListAuditEventsResponse audit = Audit();
-  for (const v1::AuditEvent& event : audit.events()) {
-    absl::StrAppend(&log, event.actor(), " ", event.action(), " ", event.resource(), "\n");
+  const common::v1::AuditPage audit = Audit();
+  for (const common::v1::AuditEvent& event : audit.events()) {
+    absl::StrAppend(&log, event.actor(), " ", event.method(), " ", event.resource(), "\n");
   }
   EXPECT_EQ(log,
             "edge/e1 credential.refused provider/openai\n"
@@ -590,8 +590,8 @@ TEST_F(AppTest, NoSecretInDatabaseLogsErrorsOrAudit) {
   EXPECT_EQ(GetCredential("openai", "https://api.openai.com:443"), credential);
   EXPECT_EQ(GetCredential("openai", "https://other.example.com"), "ORIGIN_CHANGED");
   std::string seen = errors_;
-  const v1::ListAuditEventsResponse audit = Audit();
-  for (const v1::AuditEvent& event : audit.events()) seen += event.ShortDebugString();
+  const common::v1::AuditPage audit = Audit();
+  for (const common::v1::AuditEvent& event : audit.events()) seen += event.ShortDebugString();
   const v1::HashKeys hash_keys = HashKeys();
   Close();
 

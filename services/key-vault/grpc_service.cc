@@ -6,11 +6,12 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "libs/base/account_path.h"
 #include "libs/base/status_macros.h"
 #include "libs/crypto/secret_bytes.h"
 #include "libs/rpc/permission.h"
-#include "libs/rpc/status.h"
 #include "libs/rpc/replicated_watch.h"
+#include "libs/rpc/status.h"
 #include "services/key-vault/vault.h"
 #include "tollhouse/vault/v1/vault.grpc.pb.h"
 #include "tollhouse/vault/v1/vault_admin.grpc.pb.h"
@@ -318,18 +319,20 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
                                const v1::ListAuditEventsRequest* request,
                                v1::ListAuditEventsResponse* response) override {
     return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
-      const absl::Time since =
-          request->has_since() ? FromProto(request->since()) : absl::UnixEpoch();
+      const common::v1::AuditQuery& query = request->query();
+      const absl::Time since = query.has_since() ? FromProto(query.since()) : absl::UnixEpoch();
       TH_ASSIGN_OR_RETURN(const auto records,
-                          vault_->Audit(request->page_size(), since, request->resource()));
+                          vault_->Audit(query.page_size(), since, query.resource()));
       for (const AuditRecord& record : records) {
-        v1::AuditEvent* event = response->add_events();
-        event->set_id(record.id);
+        if (!IsAtOrBelow(record.resource, caller.subtree)) continue;
+        common::v1::AuditEvent* event = response->mutable_page()->add_events();
+        event->set_service("vault");
+        event->set_sequence(record.id);
         *event->mutable_at() = ToProto(record.at);
         event->set_actor(record.actor);
-        event->set_action(record.action);
+        event->set_method(record.action);
         event->set_resource(record.resource);
-        event->set_detail(record.detail);
+        event->set_message(record.detail);
       }
       return absl::OkStatus();
     });

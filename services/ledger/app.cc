@@ -50,7 +50,8 @@ struct App::Parts {
         store(std::move(s)),
         poster(std::move(p)),
         internal(std::move(i)),
-        admin(MakeAdminService(store.get(), internal.get(), config.authenticator)),
+        log(database.database.get(), "ledger", config.clock),
+        admin(MakeAdminService(store.get(), internal.get(), config.authenticator, &log)),
         webhooks(std::make_unique<WebhookSender>(store.get(), config.clock)),
         auditor(std::make_unique<Auditor>(store.get(), config.audit)) {
     store->SetDeliveriesAdded([this] { webhooks->Wake(); });
@@ -107,6 +108,7 @@ struct App::Parts {
   const std::unique_ptr<SqlStore> store;
   const std::unique_ptr<Poster> poster;
   const std::unique_ptr<InternalService> internal;
+  audit::Log log;
   const std::unique_ptr<grpc::Service> admin;
   const std::unique_ptr<WebhookSender> webhooks;
   const std::unique_ptr<Auditor> auditor;

@@ -118,7 +118,7 @@ absl::StatusOr<int64_t> Auditor::AuditBalances() {
 
 absl::StatusOr<int64_t> Auditor::AuditJournal() {
   int64_t drift = 0;
-  const absl::Status status = store_->Verify([&](const v1::VerifyLedgerProgress& progress) {
+  const absl::Status status = store_->Verify({}, [&](const v1::VerifyLedgerProgress& progress) {
     {
       absl::MutexLock lock(&mutex_);
       if (stopping_) return false;

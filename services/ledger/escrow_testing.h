@@ -20,13 +20,13 @@ class TestOrg {
     org.set_kind(common::v1::ACCOUNT_KIND_ORG);
     org.set_path("acme");
     int64_t version = 0;
-    const auto created = store->CreateAccount(org, &version);
+    const auto created = store->CreateAccount(nullptr, org, &version);
     EXPECT_TRUE(created.ok()) << created.status();
     id = created->account().id();
     BudgetSpec spec;
     spec.path = "acme";
     spec.limit_nanos = 1000;
-    const auto set = store->SetBudget(spec, &version);
+    const auto set = store->SetBudget(nullptr, spec, &version);
     EXPECT_TRUE(set.ok()) << set.status();
     budget = set->budget();
   }
@@ -102,7 +102,7 @@ class TestOrg {
   // Everything that is wrong with the ledger.
   static std::vector<std::string> Problems(Store& store) {
     std::vector<std::string> problems;
-    const absl::Status read = store.Verify([&](const v1::VerifyLedgerProgress& progress) {
+    const absl::Status read = store.Verify({}, [&](const v1::VerifyLedgerProgress& progress) {
       problems.assign(progress.problems().begin(), progress.problems().end());
       return true;
     });

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "libs/audit/log.h"
 #include "libs/base/clock.h"
 #include "libs/rpc/authenticator.h"
 #include "libs/sql/change_feed.h"
@@ -36,7 +37,8 @@ absl::StatusOr<std::unique_ptr<InternalService>> MakeInternalService(
     Store* store, Poster* poster, absl::Duration acknowledge_timeout, sql::ChangeFeedOptions changes);
 
 std::unique_ptr<grpc::Service> MakeAdminService(Store* store, Publisher* publisher,
-                                                const rpc::Authenticator* authenticator);
+                                                const rpc::Authenticator* authenticator,
+                                                audit::Log* log);
 
 // What a caller gets to see of a store's error: driver errors keep their reason only where it helps
 // (all that are UNAVAILABLE, and SQL_FULL), never their text.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/civil_time.h"
@@ -168,6 +169,34 @@ absl::Status CheckLimits(const v1::SetLimitsRequest& request) {
         request.max_output_tokens(), request.max_request_cost_nanousd()}) {
     if (value < 0) return Bad("BAD_AMOUNT", "a limit is negative; 0 removes it");
     if (value > kLimitMax) return Bad("BAD_AMOUNT", "a limit is above 10^15; 0 removes it");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckTagRules(const v1::SetTagRulesRequest& request) {
+  constexpr int kRulesMax = 32;
+  constexpr int kAllowedMax = 256;
+  if (request.rules_size() > kRulesMax)
+    return Bad("BAD_ARGUMENT", "an account has at most 32 tag rules");
+  std::set<std::string_view> tags;
+  for (const common::v1::TagRule& rule : request.rules()) {
+    if (!tags.insert(rule.tag()).second) {
+      return Bad("BAD_ARGUMENT",
+                 absl::StrCat("there are two rules for the tag '", rule.tag(), "'"));
+    }
+    if (!rule.required() && rule.allowed().empty()) {
+      return Bad("BAD_ARGUMENT", absl::StrCat("the rule for the tag '", rule.tag(),
+                                              "' neither requires it nor names values"));
+    }
+    if (rule.allowed_size() > kAllowedMax) {
+      return Bad("BAD_ARGUMENT",
+                 absl::StrCat("the tag '", rule.tag(), "' has more than 256 allowed values"));
+    }
+    TH_RETURN_IF_ERROR(CheckTags({{rule.tag(), ""}}));
+    for (const std::string& value : rule.allowed()) {
+      if (value.empty()) return Bad("BAD_ARGUMENT", "an allowed value is not empty");
+      TH_RETURN_IF_ERROR(CheckTags({{rule.tag(), value}}));
+    }
   }
   return absl::OkStatus();
 }

@@ -19,6 +19,9 @@ absl::Status CheckAmount(int64_t nanos, std::string_view what);
 // Each limit 0 or more and not absurd: INVALID_ARGUMENT (BAD_AMOUNT).
 absl::Status CheckLimits(const v1::SetLimitsRequest& request);
 
+// At most 32 rules of different tags, each with something to say. INVALID_ARGUMENT (BAD_ARGUMENT).
+absl::Status CheckTagRules(const v1::SetTagRulesRequest& request);
+
 // An http or https URL with a host. INVALID_ARGUMENT (BAD_ARGUMENT).
 absl::Status CheckWebhookUrl(std::string_view url);
 

@@ -23,12 +23,12 @@ class WebhooksTest : public ::testing::Test {
     org.set_path("acme");
     org.set_kind(common::v1::ACCOUNT_KIND_ORG);
     int64_t version = 0;
-    org_ = store_->CreateAccount(org, &version)->account().id();
+    org_ = store_->CreateAccount(nullptr, org, &version)->account().id();
     BudgetSpec spec;
     spec.path = "acme";
     spec.limit_nanos = 100;
     spec.soft_pct = {50, 80};
-    budget_ = store_->SetBudget(spec, &version)->budget();
+    budget_ = store_->SetBudget(nullptr, spec, &version)->budget();
   }
 
   void Reopen() {
@@ -48,7 +48,7 @@ class WebhooksTest : public ::testing::Test {
     hook.set_url(server_.Url("/alerts"));
     hook.set_secret(secret);
     hook.set_allow_private(allow_private);
-    ASSERT_TRUE(store_->SetWebhook(hook).ok());
+    ASSERT_TRUE(store_->SetWebhook(nullptr, hook).ok());
   }
 
   void Spend(int64_t cost) {
@@ -143,7 +143,7 @@ TEST_F(WebhooksTest, RemovedWebhooksGetNothing) {
   v1::DeleteWebhookRequest remove;
   remove.set_path("acme");
   remove.set_url(server_.Url("/alerts"));
-  EXPECT_TRUE(store_->DeleteWebhook(remove).ok());
+  EXPECT_TRUE(store_->DeleteWebhook(nullptr, remove).ok());
   EXPECT_EQ(sender_->DeliverDue().value(), 0);
   EXPECT_EQ(Alert().delivery(), "failed");
 }

@@ -145,7 +145,7 @@ void SimLedgerClient::RegisterEpoch(const ledger::v1::RegisterEpochRequest& requ
           runtime->coverage.Hit("epoch.registered");
           runtime->Trace("ledger", absl::StrCat("epoch ", epoch, " for ", request.incarnation()));
           if (mutant == Mutant::kReclaimWithoutReports && epoch > 1) {
-            (void)store.ReleaseLostLease(request.org_id(), epoch - 1);
+            (void)store.ReleaseLostLease(nullptr, request.org_id(), epoch - 1);
           }
         } else {
           runtime->coverage.Hit("epoch.shared");

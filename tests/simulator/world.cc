@@ -179,7 +179,7 @@ void World::Violation(std::string what) {
 void World::SetBudget(BudgetSpec spec) {
   int64_t version = 0;
   auto done = ledger_.Transact<ledger::v1::SetBudgetResponse>(
-      0, [&] { return shared_->store->SetBudget(spec, &version); });
+      0, [&] { return shared_->store->SetBudget(nullptr, spec, &version); });
   if (done.ok()) {
     runtime_.Trace("admin", absl::StrCat("budget ", spec.path, "#", spec.window, " ", spec.match, " limit ",
                                          spec.limit_nanos, " ", spec.time_zone));
@@ -473,8 +473,9 @@ void World::Happen(const Fault& fault) {
       int64_t version = 0;
       const absl::Time until = shared_->clock.Wall() + absl::Nanoseconds(fault.duration);
       (void)ledger_.Transact<ledger::v1::Budget>(0, [&] {
-        return shared_->store->RaiseBudget(BudgetKey{spec.path, spec.name, spec.window, spec.match},
-                                           (1 + fault.amount % 20) * kUnit, until, "simulated", "", &version);
+        return shared_->store->RaiseBudget(
+            nullptr, BudgetKey{spec.path, spec.name, spec.window, spec.match},
+            (1 + fault.amount % 20) * kUnit, until, "simulated", "", &version);
       });
       break;
     }
@@ -484,7 +485,8 @@ void World::Happen(const Fault& fault) {
       hit();
       int64_t version = 0;
       (void)ledger_.Transact<std::string>(0, [&] {
-        return shared_->store->DeleteBudget(BudgetKey{spec.path, spec.name, spec.window, spec.match}, &version);
+        return shared_->store->DeleteBudget(
+            nullptr, BudgetKey{spec.path, spec.name, spec.window, spec.match}, &version);
       });
       later(fault.duration, [this, spec] { SetBudget(spec); });
       break;
@@ -497,7 +499,7 @@ void World::Happen(const Fault& fault) {
       request.set_requests_per_minute(2 + fault.amount % 10);
       int64_t version = 0;
       (void)ledger_.Transact<ledger::v1::SetLimitsResponse>(
-          0, [&] { return shared_->store->SetLimits(request, &version); });
+          0, [&] { return shared_->store->SetLimits(nullptr, request, &version); });
       break;
     }
     case FaultKind::kMoveAccount: {
@@ -508,7 +510,7 @@ void World::Happen(const Fault& fault) {
       request.set_new_path(red ? "acme/red/batch" : "acme/blue/batch");
       int64_t version = 0;
       (void)ledger_.Transact<ledger::v1::Account>(
-          0, [&] { return shared_->store->MoveAccount(request, &version); });
+          0, [&] { return shared_->store->MoveAccount(nullptr, request, &version); });
       break;
     }
     case FaultKind::kResolveSuspense: {
@@ -519,7 +521,8 @@ void World::Happen(const Fault& fault) {
         if (edges_.empty() || purchase->billed == 0) continue;
         hit();
         (void)ledger_.Transact<ledger::v1::JournalEntry>(0, [&] {
-          return shared_->store->ResolveSuspense(row.hold_id, purchase->billed, "provider's records");
+          return shared_->store->ResolveSuspense(nullptr, row.hold_id, purchase->billed,
+                                                 "provider's records");
         });
       }
       break;
@@ -802,8 +805,8 @@ void World::Operate() {
         !of_living_edge || unheard || (purchase != nullptr && purchase->known_unknown);
     if (!explained) Violation(absl::StrCat("L1: hold ", Hex(row.hold_id), " is in suspense for no reason"));
     auto resolved = ledger_.Transact<ledger::v1::JournalEntry>(0, [&] {
-      return shared_->store->ResolveSuspense(row.hold_id, purchase == nullptr ? 0 : purchase->billed,
-                                             "provider's records");
+      return shared_->store->ResolveSuspense(
+          nullptr, row.hold_id, purchase == nullptr ? 0 : purchase->billed, "provider's records");
     });
     if (!resolved.ok() && ReasonOf(resolved.status()) != "ALREADY_RESOLVED") {
       Violation(absl::StrCat("suspense is not resolved: ", resolved.status().message()));
@@ -814,7 +817,7 @@ void World::Operate() {
   for (const int64_t epoch : shared_->books->WaitingEpochs(shared_->org_id)) {
     runtime_.coverage.Hit("operator.released_lost_lease");
     (void)ledger_.Transact<bool>(0, [&]() -> absl::StatusOr<bool> {
-      return shared_->store->ReleaseLostLease(shared_->org_id, epoch).ok();
+      return shared_->store->ReleaseLostLease(nullptr, shared_->org_id, epoch).ok();
     });
   }
   const auto entries = shared_->books->Entries();
@@ -870,10 +873,11 @@ void World::CheckJournal() {
 
 void World::CheckVerify() {
   std::string problem;
-  const absl::Status verified = shared_->store->Verify([&](const ledger::v1::VerifyLedgerProgress& progress) {
-    if (progress.problems_size() > 0) problem = progress.problems(0);
-    return true;
-  });
+  const absl::Status verified =
+      shared_->store->Verify({}, [&](const ledger::v1::VerifyLedgerProgress& progress) {
+        if (progress.problems_size() > 0) problem = progress.problems(0);
+        return true;
+      });
   if (!verified.ok()) Violation(absl::StrCat("verify: ", verified.message()));
   if (!problem.empty()) Violation(absl::StrCat("I7: ledger verify: ", problem));
 }
@@ -1026,7 +1030,7 @@ Template::Template(std::string where) : dir(std::move(where)) {
     request.set_kind(kind);
     request.set_path(name);
     int64_t version = 0;
-    auto created = store->CreateAccount(request, &version);
+    auto created = store->CreateAccount(nullptr, request, &version);
     if (!created.ok()) Die(name, created.status());
   };
   account(common::v1::ACCOUNT_KIND_ORG, "acme");

@@ -23,6 +23,7 @@ LIB_DEPS = {
     "sql": {"base", "config", "obs", "aio"},
     "redis": {"base", "config", "obs", "aio"},
     "rpc": {"base", "config", "obs", "aio", "crypto", "sql", "proto"},
+    "audit": {"base", "obs", "crypto", "sql", "rpc", "proto"},
     "http": {"base", "config", "obs", "aio", "crypto"},
     "identity": {"base", "obs", "http"},
     "policy": {"base", "proto"},

@@ -16,23 +16,27 @@ void RegisterAudit(CommandLine& commands) {
   auto since = std::make_shared<std::string>();
   noun.AddVerb("log", "Shows what was done, newest first")
       .Option("--since", "WHEN", Into(since.get()), "24h, 30d, a date or an RFC 3339 time")
-      .Option("--resource", "NAME", Into(request->mutable_resource()),
+      .Option("--resource", "NAME", Into(request->mutable_query()->mutable_resource()),
               "only this key or provider")
       .Option("--count", "N", IntoCount([=](int64_t n) {
-                request->set_page_size(static_cast<int32_t>(std::min<int64_t>(n, 1'000'000)));
+                request->mutable_query()->set_page_size(
+                    static_cast<int32_t>(std::min<int64_t>(n, 1'000'000)));
               }),
               "at most so many events")
       .Example("tollctl audit log --since 24h")
       .Run([=](Invocation& in) -> absl::Status {
         if (!since->empty()) {
-          TH_RETURN_IF_ERROR(SetPast("--since", *since, in.Now(), request->mutable_since()));
+          TH_RETURN_IF_ERROR(
+              SetPast("--since", *since, in.Now(), request->mutable_query()->mutable_since()));
         }
         TH_ASSIGN_OR_RETURN(const auto response, in.api.Call(*request));
-        in.Print({FromProto(response), "events",
+        in.Print({FromProto(response.page()),
+                  "events",
                   {Column::Text("AT", "at"), Column::Text("ACTOR", "actor"),
-                   Column::Text("ACTION", "action"), Column::Text("RESOURCE", "resource"),
-                   Column::Text("DETAIL", "detail")},
-                  "", "nothing was done in this time"});
+                   Column::Text("ACTION", "method"), Column::Text("RESOURCE", "resource"),
+                   Column::Text("DETAIL", "message")},
+                  "",
+                  "nothing was done in this time"});
         return absl::OkStatus();
       });
 }

@@ -28,7 +28,7 @@ class AdjustmentTest : public ::testing::TestWithParam<sql::Dialect> {
   }
 
   absl::StatusOr<v1::AdjustEntryResponse> Adjust(int64_t cost, const std::string& request) {
-    return store_->AdjustEntry(entry_.hold_id(), cost, "refunded", request);
+    return store_->AdjustEntry(nullptr, entry_.hold_id(), cost, "refunded", request);
   }
   int64_t spent() { return org_->Now(*store_).spent_nanousd(); }
 
@@ -92,9 +92,11 @@ TEST_P(AdjustmentTest, MoreThanTheBudgetHasIsOverrun) {
 TEST_P(AdjustmentTest, WhatHasNotEndedIsNotAdjusted) {
   const v1::Entry open = org_->Entry(v1::ENTRY_KIND_SUSPEND, 0);
   ASSERT_EQ(TestOrg::Post(*store_, open), v1::POST_OUTCOME_POSTED);
-  EXPECT_EQ(ReasonOf(store_->AdjustEntry(open.hold_id(), 1, "", "a").status()), "STILL_OPEN");
-  EXPECT_EQ(ReasonOf(store_->AdjustEntry(NewUuid(clock_.Wall()).raw(), 1, "", "a").status()),
-            "HOLD_NOT_FOUND");
+  EXPECT_EQ(ReasonOf(store_->AdjustEntry(nullptr, open.hold_id(), 1, "", "a").status()),
+            "STILL_OPEN");
+  EXPECT_EQ(
+      ReasonOf(store_->AdjustEntry(nullptr, NewUuid(clock_.Wall()).raw(), 1, "", "a").status()),
+      "HOLD_NOT_FOUND");
 }
 
 INSTANTIATE_TEST_SUITE_P(Databases, AdjustmentTest,

@@ -90,10 +90,13 @@ class World {
     }
     EXPECT_EQ(store(1).GetSpend({})->total().cost_nanousd(), expected);
     v1::VerifyLedgerProgress last;
-    EXPECT_TRUE(store(1).Verify([&](const v1::VerifyLedgerProgress& progress) {
-      last = progress;
-      return true;
-    }).ok());
+    EXPECT_TRUE(store(1)
+                    .Verify({},
+                            [&](const v1::VerifyLedgerProgress& progress) {
+                              last = progress;
+                              return true;
+                            })
+                    .ok());
     EXPECT_THAT(last.problems(), IsEmpty());
     // I1 and I2 in the database's own words.
     EXPECT_EQ(home_.postgres().Value("SELECT count(*) FROM budget_rows WHERE avail + leased + suspense + "
@@ -299,7 +302,7 @@ class World {
     spec.path = org.budgets[random() % org.budgets.size()].path();
     spec.limit_nanos = static_cast<int64_t>(random() % 60'000);
     int64_t version = 0;
-    Expect(s.SetBudget(spec, &version).status(), {});
+    Expect(s.SetBudget(nullptr, spec, &version).status(), {});
   }
 
   void CreateSomething(SqlStore& s, Random& random) {
@@ -308,7 +311,7 @@ class World {
     org.set_path(absl::StrCat("org-", random() % 8));
     org.set_kind(common::v1::ACCOUNT_KIND_ORG);
     org.set_if_absent(true);
-    Expect(s.CreateAccount(org, &version).status(), {});
+    Expect(s.CreateAccount(nullptr, org, &version).status(), {});
     v1::CreateKeyAccountRequest key;
     key.set_parent_path("acme/team");
     key.set_name(absl::StrCat("key-", random() % 10));

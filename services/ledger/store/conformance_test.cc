@@ -48,7 +48,7 @@ class StoreTest : public ::testing::TestWithParam<sql::Dialect> {
     request.set_kind(static_cast<common::v1::AccountKind>(depth));
     request.set_path(path);
     int64_t version = 0;
-    const auto created = store_->CreateAccount(request, &version);
+    const auto created = store_->CreateAccount(nullptr, request, &version);
     EXPECT_TRUE(created.ok()) << created.status();
     return created.ok() ? created->account().id() : 0;
   }
@@ -98,7 +98,7 @@ class StoreTest : public ::testing::TestWithParam<sql::Dialect> {
     spec.limit_nanos = limit;
     if (change) change(spec);
     int64_t version = 0;
-    const auto set = store_->SetBudget(spec, &version);
+    const auto set = store_->SetBudget(nullptr, spec, &version);
     EXPECT_TRUE(set.ok()) << set.status();
     return set.ok() ? set->budget() : v1::Budget();
   }
@@ -166,7 +166,7 @@ class StoreTest : public ::testing::TestWithParam<sql::Dialect> {
 
   std::vector<std::string> Problems() {
     v1::VerifyLedgerProgress last;
-    const absl::Status status = store_->Verify([&](const v1::VerifyLedgerProgress& progress) {
+    const absl::Status status = store_->Verify({}, [&](const v1::VerifyLedgerProgress& progress) {
       last = progress;
       return true;
     });
@@ -454,9 +454,10 @@ TEST_P(StoreTest, LostLeaseOfALostEdgeWaitsForAnOperator) {
   EXPECT_EQ(waiting->lost_leases(0).id(), absl::StrCat("epoch/", path_[0], "/1"));
   EXPECT_EQ(waiting->lost_leases(0).amount_nanousd(), 600);
   EXPECT_THAT(waiting->lost_leases(0).waiting_for(), ElementsAre("edge-1"));
-  EXPECT_EQ(ReasonOf(store_->ReleaseLostLease(path_[0], 2)), "SUSPENSE_NOT_FOUND");  // still open
-  EXPECT_TRUE(store_->ReleaseLostLease(path_[0], 1).ok());
-  EXPECT_TRUE(store_->ReleaseLostLease(path_[0], 1).ok());
+  EXPECT_EQ(ReasonOf(store_->ReleaseLostLease(nullptr, path_[0], 2)),
+            "SUSPENSE_NOT_FOUND");  // still open
+  EXPECT_TRUE(store_->ReleaseLostLease(nullptr, path_[0], 1).ok());
+  EXPECT_TRUE(store_->ReleaseLostLease(nullptr, path_[0], 1).ok());
   EXPECT_EQ(Budget("acme#month").suspense_nanousd(), 0);
   EXPECT_EQ(store_->ListSuspense("acme")->lost_leases_size(), 0);
   EXPECT_THAT(Problems(), IsEmpty());
@@ -559,12 +560,13 @@ TEST_P(StoreTest, ResolutionIsReversedWhenTheTruthArrives) {
   Lease(org, 1, 600);
   v1::Entry entry = Entry(v1::ENTRY_KIND_SUSPEND, 0, {org}, 100);
   Post(entry);
-  const auto resolved = store_->ResolveSuspense(entry.hold_id(), 60, "asked the provider");
+  const auto resolved = store_->ResolveSuspense(nullptr, entry.hold_id(), 60, "asked the provider");
   ASSERT_TRUE(resolved.ok()) << resolved.status();
   EXPECT_EQ(resolved->entry().cost_nanousd(), 60);
-  EXPECT_TRUE(store_->ResolveSuspense(entry.hold_id(), 60, "again").ok());
-  EXPECT_EQ(ReasonOf(store_->ResolveSuspense(entry.hold_id(), 61, "").status()), "ALREADY_RESOLVED");
-  EXPECT_EQ(ReasonOf(store_->ResolveSuspense(std::string(16, 'x'), 1, "").status()),
+  EXPECT_TRUE(store_->ResolveSuspense(nullptr, entry.hold_id(), 60, "again").ok());
+  EXPECT_EQ(ReasonOf(store_->ResolveSuspense(nullptr, entry.hold_id(), 61, "").status()),
+            "ALREADY_RESOLVED");
+  EXPECT_EQ(ReasonOf(store_->ResolveSuspense(nullptr, std::string(16, 'x'), 1, "").status()),
             "SUSPENSE_NOT_FOUND");
   EXPECT_EQ(Budget("acme#month").spent_nanousd(), 60);
   EXPECT_EQ(Budget("acme#month").suspense_nanousd(), 0);
@@ -645,9 +647,12 @@ TEST_P(StoreTest, RaisesEndByThemselves) {
   const v1::Budget org = SetBudget("acme", 1000, [](BudgetSpec& s) { s.hard_pct = 110; });
   int64_t version = 0;
   const absl::Time until = clock_.Wall() + absl::Hours(2);
-  const auto raised = store_->RaiseBudget({.path = "acme"}, 200, until, "launch", "raise-1", &version);
+  const auto raised =
+      store_->RaiseBudget(nullptr, {.path = "acme"}, 200, until, "launch", "raise-1", &version);
   ASSERT_TRUE(raised.ok()) << raised.status();
-  EXPECT_TRUE(store_->RaiseBudget({.path = "acme"}, 200, until, "launch", "raise-1", &version).ok());
+  EXPECT_TRUE(
+      store_->RaiseBudget(nullptr, {.path = "acme"}, 200, until, "launch", "raise-1", &version)
+          .ok());
   EXPECT_EQ(raised->raised_nanousd(), 200);
   EXPECT_EQ(raised->limit_nanousd(), 1000);
   EXPECT_EQ(raised->available_nanousd(), 1320);
@@ -662,8 +667,10 @@ TEST_P(StoreTest, RaisesEndByThemselves) {
   EXPECT_EQ(store_->EndRaises().value(), std::nullopt);
   EXPECT_TRUE(changes_.back().budgets(0).recall());
   EXPECT_EQ(Budget("acme#month").cap_nanousd(), 1300);
-  EXPECT_EQ(ReasonOf(store_->RaiseBudget({.path = "acme"}, 1, clock_.Wall(), "", "", &version).status()),
-            "BAD_ARGUMENT");
+  EXPECT_EQ(
+      ReasonOf(store_->RaiseBudget(nullptr, {.path = "acme"}, 1, clock_.Wall(), "", "", &version)
+                   .status()),
+      "BAD_ARGUMENT");
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
@@ -745,7 +752,7 @@ TEST_P(StoreTest, ThresholdsAlertOncePerWindow) {
   hook.set_path("acme");
   hook.set_url("http://127.0.0.1:1/hook");
   hook.set_secret("s3cret");
-  EXPECT_TRUE(store_->SetWebhook(hook).ok());
+  EXPECT_TRUE(store_->SetWebhook(nullptr, hook).ok());
   int wakes = 0;
   store_->SetDeliveriesAdded([&] { ++wakes; });
   const v1::Budget team =
@@ -803,8 +810,9 @@ TEST_P(StoreTest, TemplatesGiveEachAccountABudgetOfItsOwn) {
   SetBudget("acme", 700, [](BudgetSpec& s) { s.for_each = ACCOUNT_KIND_USER; });
   EXPECT_EQ(Budget("acme/payments/sarah#month").limit_nanousd(), 50);
   int64_t version = 0;
-  EXPECT_EQ(store_->DeleteBudget({.path = "acme/payments", .window = "month"}, &version).value(),
-            "acme/payments#month*user");
+  EXPECT_EQ(
+      store_->DeleteBudget(nullptr, {.path = "acme/payments", .window = "month"}, &version).value(),
+      "acme/payments#month*user");
   v1::ListBudgetsRequest sarah;
   sarah.set_path("acme/payments/sarah");
   EXPECT_EQ(store_->ListBudgets(sarah)->budgets_size(), 0);
@@ -819,9 +827,9 @@ TEST_P(StoreTest, AtMost32BudgetsApplyToARequest) {
   BudgetSpec spec;
   spec.path = "acme/payments";
   int64_t version = 0;
-  EXPECT_EQ(ReasonOf(store_->SetBudget(spec, &version).status()), "TOO_MANY_BUDGETS");
+  EXPECT_EQ(ReasonOf(store_->SetBudget(nullptr, spec, &version).status()), "TOO_MANY_BUDGETS");
   spec.path = "acme/payments/sarah";
-  EXPECT_TRUE(store_->SetBudget(spec, &version).ok());  // an update adds none
+  EXPECT_TRUE(store_->SetBudget(nullptr, spec, &version).ok());  // an update adds none
   EXPECT_EQ(store_->ListBudgets({})->budgets_size(), 32);
 }
 
@@ -837,7 +845,7 @@ TEST_P(StoreTest, MovingAnAccountRewritesNoPast) {
   move.set_path("acme/payments/sarah");
   move.set_new_path("acme/risk/sara");
   int64_t version = 0;
-  const auto moved = store_->MoveAccount(move, &version);
+  const auto moved = store_->MoveAccount(nullptr, move, &version);
   ASSERT_TRUE(moved.ok()) << moved.status();
   EXPECT_EQ(moved->id(), path_[2]);
   EXPECT_THAT(changes_.back().changed_account_ids(), ElementsAre(path_[2]));
@@ -857,12 +865,12 @@ TEST_P(StoreTest, MovingAnAccountRewritesNoPast) {
 
   move.set_path("acme/risk");
   move.set_new_path("acme/risk/sara/x");
-  EXPECT_FALSE(store_->MoveAccount(move, &version).ok());
+  EXPECT_FALSE(store_->MoveAccount(nullptr, move, &version).ok());
   move.set_new_path("acme/payments");
-  EXPECT_EQ(ReasonOf(store_->MoveAccount(move, &version).status()), "ACCOUNT_EXISTS");
+  EXPECT_EQ(ReasonOf(store_->MoveAccount(nullptr, move, &version).status()), "ACCOUNT_EXISTS");
   Create("other");
   move.set_new_path("other/risk");
-  EXPECT_EQ(ReasonOf(store_->MoveAccount(move, &version).status()), "BAD_ARGUMENT");
+  EXPECT_EQ(ReasonOf(store_->MoveAccount(nullptr, move, &version).status()), "BAD_ARGUMENT");
 }
 
 TEST_P(StoreTest, NamesAreCheckedAndUniqueAmongSiblings) {
@@ -874,7 +882,7 @@ TEST_P(StoreTest, NamesAreCheckedAndUniqueAmongSiblings) {
     request.set_owner("sarah@acme.example");
     request.set_if_absent(if_absent);
     int64_t version = 0;
-    return store_->CreateAccount(request, &version);
+    return store_->CreateAccount(nullptr, request, &version);
   };
   for (const char* path : {"", "/", "acme/", "/acme", "acme//x", "acme/..", "acme/.", "acme/a b",
                            "acme/a\nb", "acme/\xc3\xa4", "a/b/c/d/e", "acme/#x"}) {
@@ -922,13 +930,14 @@ TEST_P(StoreTest, DeletingIsATombstone) {
   Lease(team, 1, 1000);
   const v1::Entry entry = Entry(v1::ENTRY_KIND_SETTLE, 70, {team}, 100);
   int64_t version = 0;
-  EXPECT_THAT(store_->DeleteAccount("acme/payments", true, &version).value(),
+  EXPECT_THAT(store_->DeleteAccount(nullptr, "acme/payments", true, &version).value(),
               ElementsAre("acme/payments", "acme/payments/sarah", "acme/payments/sarah/laptop"));
   EXPECT_EQ(store_->ListBudgets({})->budgets_size(), 1);
-  EXPECT_EQ(store_->DeleteAccount("acme/payments", false, &version)->size(), 3u);
+  EXPECT_EQ(store_->DeleteAccount(nullptr, "acme/payments", false, &version)->size(), 3u);
   EXPECT_THAT(changes_.back().deleted_budget_ids(), ElementsAre(team.budget_id()));
-  EXPECT_EQ(store_->DeleteAccount("acme/payments", false, &version)->size(), 0u);
-  EXPECT_EQ(ReasonOf(store_->DeleteAccount("nobody", false, &version).status()), "ACCOUNT_NOT_FOUND");
+  EXPECT_EQ(store_->DeleteAccount(nullptr, "acme/payments", false, &version)->size(), 0u);
+  EXPECT_EQ(ReasonOf(store_->DeleteAccount(nullptr, "nobody", false, &version).status()),
+            "ACCOUNT_NOT_FOUND");
   EXPECT_EQ(Post(entry).outcome(), v1::POST_OUTCOME_POSTED);  // what was in flight still counts
   v1::GetSpendRequest spend;
   spend.add_by("team");
@@ -945,10 +954,10 @@ TEST_P(StoreTest, ResolveGivesTheChainWithTagsAndLimits) {
   limits.set_requests_per_minute(60);
   limits.set_max_output_tokens(4096);
   int64_t version = 0;
-  EXPECT_TRUE(store_->SetLimits(limits, &version).ok());
+  EXPECT_TRUE(store_->SetLimits(nullptr, limits, &version).ok());
   limits.clear_max_output_tokens();
   limits.set_requests_per_minute(0);
-  EXPECT_EQ(store_->SetLimits(limits, &version)->limits().max_output_tokens(), 4096);
+  EXPECT_EQ(store_->SetLimits(nullptr, limits, &version)->limits().max_output_tokens(), 4096);
   v1::ResolveAccountRequest resolve;
   resolve.set_account_id(path_[3]);
   const auto chain = store_->ResolveAccount(resolve);

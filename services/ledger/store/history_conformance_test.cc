@@ -103,7 +103,7 @@ class History {
     request.set_path(path);
     request.set_kind(static_cast<common::v1::AccountKind>(kind));
     int64_t version = 0;
-    return store_->CreateAccount(request, &version)->account().id();
+    return store_->CreateAccount(nullptr, request, &version)->account().id();
   }
 
   void Set(int index, const std::string& path, const std::string& window) {
@@ -116,7 +116,7 @@ class History {
     spec.limit_nanos = row.limit;
     spec.hard_pct = row.hard_pct;
     int64_t version = 0;
-    const auto set = store_->SetBudget(spec, &version);
+    const auto set = store_->SetBudget(nullptr, spec, &version);
     ASSERT_TRUE(set.ok()) << set.status();
     if (row.budget.period() != set->budget().period()) {
       const v1::Budget budget = set->budget();
@@ -466,7 +466,7 @@ class History {
     });
     if (hold == nullptr) return "nothing to resolve";
     const int64_t cost = SomeCost(*hold);
-    const auto resolved = store_->ResolveSuspense(hold->entry.hold_id(), cost, "said so");
+    const auto resolved = store_->ResolveSuspense(nullptr, hold->entry.hold_id(), cost, "said so");
     EXPECT_TRUE(resolved.ok()) << resolved.status();
     End(*hold, cost);
     hold->resolved = true;
@@ -526,10 +526,13 @@ class History {
 
   void Verify() {
     v1::VerifyLedgerProgress last;
-    EXPECT_TRUE(store_->Verify([&](const v1::VerifyLedgerProgress& progress) {
-      last = progress;
-      return true;
-    }).ok());
+    EXPECT_TRUE(store_
+                    ->Verify({},
+                             [&](const v1::VerifyLedgerProgress& progress) {
+                               last = progress;
+                               return true;
+                             })
+                    .ok());
     EXPECT_TRUE(last.ok()) << last.DebugString();
   }
 

@@ -64,14 +64,15 @@ std::vector<v1::Entry> MakeEntries(SqlStore& store, int64_t keys) {
     const size_t slash = path.rfind('/');
     key.set_parent_path(path.substr(0, slash));
     key.set_name(path.substr(slash + 1));
-    accounts[path] = kind < 4 ? Require(store.CreateAccount(account, &version)).account().id()
-                              : Require(store.CreateKeyAccount(key, &version)).account_id();
+    accounts[path] = kind < 4
+                         ? Require(store.CreateAccount(nullptr, account, &version)).account().id()
+                         : Require(store.CreateKeyAccount(key, &version)).account_id();
     for (const char* const window : kWindows) {
       BudgetSpec spec;
       spec.path = path;
       spec.window = window;
       spec.limit_nanos = kMaxCap.nanos();
-      const auto set = Require(store.SetBudget(spec, &version));
+      const auto set = Require(store.SetBudget(nullptr, spec, &version));
       v1::GrantLeaseRequest::Item& item = *lease.add_items();
       item.set_budget_id(set.budget().budget_id());
       item.set_period(set.budget().period());

@@ -41,6 +41,7 @@ v1::Account ToProto(const AccountRow& row) {
   const int64_t micros = absl::ToUnixMicros(row.created_at);
   out.mutable_created_at()->set_seconds(micros / 1'000'000);
   out.mutable_created_at()->set_nanos(static_cast<int32_t>(micros % 1'000'000 * 1000));
+  *out.mutable_tag_rules() = row.tag_rules.rules();
   return out;
 }
 
@@ -72,11 +73,12 @@ absl::Status CheckKind(common::v1::AccountKind kind, size_t depth, std::string_v
 }  // namespace
 
 std::string SqlStore::SelectAccounts(std::string_view where) {
-  return absl::StrCat("SELECT id, org_id, parent_id, kind, path, owner, cost_center, tags, "
-                      "require_budget, requests_per_minute, tokens_per_minute, concurrency, "
-                      "max_output_tokens, max_request_cost, created_at, deleted_at IS NOT NULL "
-                      "FROM accounts WHERE ",
-                      Absl(where), " ORDER BY path");
+  return absl::StrCat(
+      "SELECT id, org_id, parent_id, kind, path, owner, cost_center, tags, "
+      "require_budget, requests_per_minute, tokens_per_minute, concurrency, "
+      "max_output_tokens, max_request_cost, created_at, deleted_at IS NOT NULL, tag_rules "
+      "FROM accounts WHERE ",
+      Absl(where), " ORDER BY path");
 }
 
 absl::StatusOr<std::vector<AccountRow>> SqlStore::ReadAccounts(sql::Rows& rows) {
@@ -99,6 +101,10 @@ absl::StatusOr<std::vector<AccountRow>> SqlStore::ReadAccounts(sql::Rows& rows) 
     row.limits.set_max_request_cost_nanousd(rows.Int(13));
     row.created_at = FromColumn(rows.Int(14));
     row.deleted = rows.Bool(15);
+    if (!row.tag_rules.ParseFromString(rows.Text(16))) {
+      return absl::DataLossError(
+          absl::StrCat("the tag rules of account ", row.id, " are unreadable"));
+    }
     out.push_back(std::move(row));
   }
   TH_RETURN_IF_ERROR(rows.status());
@@ -166,7 +172,7 @@ absl::StatusOr<AccountRow> SqlStore::InsertAccount(Txn& t, const AccountRow& acc
 }
 
 absl::StatusOr<v1::CreateAccountResponse> SqlStore::CreateAccount(
-    const v1::CreateAccountRequest& request, int64_t* version) {
+    audit::Call* audit, const v1::CreateAccountRequest& request, int64_t* version) {
   TH_ASSIGN_OR_RETURN(const std::vector<std::string> names, SplitPath(request.path()));
   TH_RETURN_IF_ERROR(CheckKind(request.kind(), names.size(), request.path()));
   v1::CreateAccountResponse out;
@@ -176,7 +182,9 @@ absl::StatusOr<v1::CreateAccountResponse> SqlStore::CreateAccount(
         out.Clear();
         absl::StatusOr<AccountRow> present = AccountByPath(t.c, request.path());
         if (present.ok()) {
-          if (!request.if_absent() || present->kind != request.kind()) return Exists(request.path());
+          if (!request.if_absent() || present->kind != request.kind())
+            return Exists(request.path());
+          if (audit != nullptr) audit->SetBefore(ToProto(*present));
           present->owner = request.owner();
           present->cost_center = request.cost_center();
           present->tags = Encode(request.tags());
@@ -188,6 +196,7 @@ absl::StatusOr<v1::CreateAccountResponse> SqlStore::CreateAccount(
                                  .status());
           t.changes.add_changed_account_ids(present->id);
           *out.mutable_account() = ToProto(*present);
+          if (audit != nullptr) audit->SetAfter(out.account());
           return absl::OkStatus();
         }
         if (!absl::IsNotFound(present.status())) return present.status();
@@ -209,9 +218,10 @@ absl::StatusOr<v1::CreateAccountResponse> SqlStore::CreateAccount(
         TH_ASSIGN_OR_RETURN(row, InsertAccount(t, row, ""));
         *out.mutable_account() = ToProto(row);
         out.set_created(true);
+        if (audit != nullptr) audit->SetAfter(out.account());
         return absl::OkStatus();
       },
-      version));
+      version, audit));
   return out;
 }
 
@@ -332,14 +342,16 @@ absl::Status SqlStore::PublishSubtree(Txn& t, std::string_view path) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<v1::Account> SqlStore::MoveAccount(const v1::MoveAccountRequest& request,
-                                                     int64_t* version) {
+absl::StatusOr<v1::Account> SqlStore::MoveAccount(audit::Call* audit,
+                                                  const v1::MoveAccountRequest& request,
+                                                  int64_t* version) {
   TH_ASSIGN_OR_RETURN(const std::vector<std::string> names, SplitPath(request.new_path()));
   v1::Account out;
   TH_RETURN_IF_ERROR(Write(
       OrgOf(request.path()),
       [&](Txn& t) -> absl::Status {
         TH_ASSIGN_OR_RETURN(AccountRow row, AccountByPath(t.c, request.path()));
+        if (audit != nullptr) audit->SetBefore(ToProto(row));
         if (request.path() == request.new_path()) {
           out = ToProto(row);
           return absl::OkStatus();
@@ -398,15 +410,16 @@ absl::StatusOr<v1::Account> SqlStore::MoveAccount(const v1::MoveAccountRequest& 
         t.changes.add_changed_account_ids(row.id);
         TH_ASSIGN_OR_RETURN(row, AccountById(t.c, row.id));
         out = ToProto(row);
+        if (audit != nullptr) audit->SetAfter(out);
         return absl::OkStatus();
       },
-      version));
+      version, audit));
   return out;
 }
 
-absl::StatusOr<std::vector<std::string>> SqlStore::DeleteAccount(std::string_view path,
-                                                                    bool dry_run,
-                                                                    int64_t* version) {
+absl::StatusOr<std::vector<std::string>> SqlStore::DeleteAccount(audit::Call* audit,
+                                                                 std::string_view path,
+                                                                 bool dry_run, int64_t* version) {
   std::vector<std::string> paths;
   if (dry_run) {
     *version = 0;
@@ -429,9 +442,10 @@ absl::StatusOr<std::vector<std::string>> SqlStore::DeleteAccount(std::string_vie
           return tombstones.empty() ? row.status() : absl::OkStatus();
         }
         TH_RETURN_IF_ERROR(row.status());
+        if (audit != nullptr) audit->SetBefore(ToProto(*row));
         return TombstoneSubtree(t, *row, &paths);
       },
-      version));
+      version, audit));
   return paths;
 }
 
@@ -454,6 +468,7 @@ absl::StatusOr<v1::ResolveAccountResponse> SqlStore::ResolveAccount(
       view.set_path(row.path);
       for (const auto& [key, value] : DecodeTags(row.tags)) (*view.mutable_tags())[key] = value;
       *view.mutable_limits() = row.limits;
+      *view.mutable_tag_rules() = row.tag_rules.rules();
     }
     out.set_require_budget(chain.front().require_budget);
     return absl::OkStatus();
@@ -461,14 +476,16 @@ absl::StatusOr<v1::ResolveAccountResponse> SqlStore::ResolveAccount(
   return out;
 }
 
-absl::StatusOr<v1::SetLimitsResponse> SqlStore::SetLimits(const v1::SetLimitsRequest& request,
-                                                             int64_t* version) {
+absl::StatusOr<v1::SetLimitsResponse> SqlStore::SetLimits(audit::Call* audit,
+                                                          const v1::SetLimitsRequest& request,
+                                                          int64_t* version) {
   v1::SetLimitsResponse out;
   TH_RETURN_IF_ERROR(Write(
       OrgOf(request.path()),
       [&](Txn& t) -> absl::Status {
         TH_ASSIGN_OR_RETURN(AccountRow row, AccountByPath(t.c, request.path()));
         common::v1::Limits& limits = row.limits;
+        if (audit != nullptr) audit->SetBefore(limits);
         if (request.has_requests_per_minute()) {
           limits.set_requests_per_minute(request.requests_per_minute());
         }
@@ -493,9 +510,53 @@ absl::StatusOr<v1::SetLimitsResponse> SqlStore::SetLimits(const v1::SetLimitsReq
         t.changes.add_changed_account_ids(row.id);
         out.set_path(row.path);
         *out.mutable_limits() = limits;
+        if (audit != nullptr) audit->SetAfter(limits);
         return absl::OkStatus();
       },
-      version));
+      version, audit));
+  return out;
+}
+
+absl::StatusOr<v1::AccountTagRules> SqlStore::SetTagRules(audit::Call* audit,
+                                                          const v1::SetTagRulesRequest& request,
+                                                          int64_t* version) {
+  v1::AccountTagRules rules;
+  *rules.mutable_rules() = request.rules();
+  std::sort(rules.mutable_rules()->begin(), rules.mutable_rules()->end(),
+            [](const auto& a, const auto& b) { return a.tag() < b.tag(); });
+  const std::string encoded = Serialize(rules);
+  TH_RETURN_IF_ERROR(Write(
+      OrgOf(request.path()),
+      [&](Txn& t) -> absl::Status {
+        TH_ASSIGN_OR_RETURN(const AccountRow row, AccountByPath(t.c, request.path()));
+        if (audit != nullptr) {
+          audit->SetBefore(row.tag_rules);
+          audit->SetAfter(rules);
+        }
+        t.changes.add_changed_account_ids(row.id);
+        return t.c
+            .Execute("UPDATE accounts SET tag_rules = ?2 WHERE id = ?1", row.id, sql::Blob{encoded})
+            .status();
+      },
+      version, audit));
+  rules.set_path(request.path());
+  return rules;
+}
+
+absl::StatusOr<v1::ListTagRulesResponse> SqlStore::ListTagRules(
+    const v1::ListTagRulesRequest& request) {
+  v1::ListTagRulesResponse out;
+  TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& c) -> absl::Status {
+    if (!request.path().empty()) TH_RETURN_IF_ERROR(AccountByPath(c, request.path()).status());
+    TH_ASSIGN_OR_RETURN(const std::vector<AccountRow> rows, Subtree(c, request.path()));
+    for (const AccountRow& row : rows) {
+      const bool wanted = request.below() || request.path().empty() || row.path == request.path();
+      if (!wanted || row.tag_rules.rules().empty()) continue;
+      *out.add_rules() = row.tag_rules;
+      out.mutable_rules()->rbegin()->set_path(row.path);
+    }
+    return absl::OkStatus();
+  }));
   return out;
 }
 

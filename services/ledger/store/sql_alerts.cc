@@ -74,17 +74,40 @@ absl::Status SqlStore::RecordAlerts(Txn& t, const LoadedRow& row) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<v1::Webhook> SqlStore::SetWebhook(const v1::SetWebhookRequest& request) {
-  TH_RETURN_IF_ERROR(Write(OrgOf(request.path()), [&](Txn& t) -> absl::Status {
-    TH_ASSIGN_OR_RETURN(const AccountRow account, AccountByPath(t.c, request.path()));
-    return t.c
-        .Execute("INSERT INTO webhooks (org_id, account_id, url, secret, allow_private) "
-                 "VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (org_id, account_id, url) DO UPDATE SET "
-                 "secret = excluded.secret, allow_private = excluded.allow_private",
-                 account.org_id, account.id, request.url(), request.secret(), request.allow_private())
-        .status();
-  }));
-  return ToProto(request.path(), request.url(), !request.secret().empty(), request.allow_private());
+absl::StatusOr<v1::Webhook> SqlStore::SetWebhook(audit::Call* audit,
+                                                 const v1::SetWebhookRequest& request) {
+  const v1::Webhook made =
+      ToProto(request.path(), request.url(), !request.secret().empty(), request.allow_private());
+  TH_RETURN_IF_ERROR(Write(
+      OrgOf(request.path()),
+      [&](Txn& t) -> absl::Status {
+        TH_ASSIGN_OR_RETURN(const AccountRow account, AccountByPath(t.c, request.path()));
+        TH_RETURN_IF_ERROR(RecordWebhook(t, account, request.url()));
+        if (audit != nullptr) audit->SetAfter(made);
+        return t.c
+            .Execute(
+                "INSERT INTO webhooks (org_id, account_id, url, secret, allow_private) "
+                "VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (org_id, account_id, url) DO UPDATE SET "
+                "secret = excluded.secret, allow_private = excluded.allow_private",
+                account.org_id, account.id, request.url(), request.secret(),
+                request.allow_private())
+            .status();
+      },
+      nullptr, audit));
+  return made;
+}
+
+absl::Status SqlStore::RecordWebhook(Txn& t, const AccountRow& account, std::string_view url) {
+  if (t.audit == nullptr) return absl::OkStatus();
+  TH_ASSIGN_OR_RETURN(
+      sql::Rows rows,
+      t.c.Query("SELECT secret <> '', allow_private FROM webhooks WHERE account_id = ?1 "
+                "AND url = ?2",
+                account.id, url));
+  if (rows.Next()) {
+    t.audit->SetBefore(ToProto(account.path, std::string(url), rows.Bool(0), rows.Bool(1)));
+  }
+  return rows.status();
 }
 
 absl::StatusOr<v1::ListWebhooksResponse> SqlStore::ListWebhooks(std::string_view path) {
@@ -103,19 +126,24 @@ absl::StatusOr<v1::ListWebhooksResponse> SqlStore::ListWebhooks(std::string_view
   return out;
 }
 
-absl::Status SqlStore::DeleteWebhook(const v1::DeleteWebhookRequest& request) {
-  return Write(OrgOf(request.path()), [&](Txn& t) -> absl::Status {
-    TH_ASSIGN_OR_RETURN(const AccountRow account, AccountByPath(t.c, request.path()));
-    TH_RETURN_IF_ERROR(
-        t.c.Execute("UPDATE deliveries SET state = ?3, last_error = 'the webhook was removed' "
-                    "WHERE state = ?4 AND webhook_id IN "
-                    "(SELECT id FROM webhooks WHERE account_id = ?1 AND url = ?2)",
-                    account.id, request.url(), kFailed, kPending)
-            .status());
-    return t.c
-        .Execute("DELETE FROM webhooks WHERE account_id = ?1 AND url = ?2", account.id, request.url())
-        .status();
-  });
+absl::Status SqlStore::DeleteWebhook(audit::Call* audit, const v1::DeleteWebhookRequest& request) {
+  return Write(
+      OrgOf(request.path()),
+      [&](Txn& t) -> absl::Status {
+        TH_ASSIGN_OR_RETURN(const AccountRow account, AccountByPath(t.c, request.path()));
+        TH_RETURN_IF_ERROR(RecordWebhook(t, account, request.url()));
+        TH_RETURN_IF_ERROR(
+            t.c.Execute("UPDATE deliveries SET state = ?3, last_error = 'the webhook was removed' "
+                        "WHERE state = ?4 AND webhook_id IN "
+                        "(SELECT id FROM webhooks WHERE account_id = ?1 AND url = ?2)",
+                        account.id, request.url(), kFailed, kPending)
+                .status());
+        return t.c
+            .Execute("DELETE FROM webhooks WHERE account_id = ?1 AND url = ?2", account.id,
+                     request.url())
+            .status();
+      },
+      nullptr, audit);
 }
 
 absl::StatusOr<v1::ListAlertsResponse> SqlStore::ListAlerts(const v1::ListAlertsRequest& request) {

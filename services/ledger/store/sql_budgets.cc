@@ -261,8 +261,9 @@ absl::Status SqlStore::CheckBudgetCount(Txn& t, const std::vector<AccountRow>& a
   return absl::OkStatus();
 }
 
-absl::StatusOr<v1::SetBudgetResponse> SqlStore::SetBudget(const BudgetSpec& spec,
-                                                             int64_t* version) {
+absl::StatusOr<v1::SetBudgetResponse> SqlStore::SetBudget(audit::Call* audit,
+                                                          const BudgetSpec& spec,
+                                                          int64_t* version) {
   v1::SetBudgetResponse out;
   TH_RETURN_IF_ERROR(Write(
       OrgOf(spec.path),
@@ -272,6 +273,11 @@ absl::StatusOr<v1::SetBudgetResponse> SqlStore::SetBudget(const BudgetSpec& spec
           return MakeError(absl::StatusCode::kInvalidArgument, "BAD_ARGUMENT",
                            absl::StrCat("'", spec.path, "' has no ", Absl(NameOf(spec.for_each)),
                                         "s below it"));
+        }
+        if (audit != nullptr) {
+          TH_ASSIGN_OR_RETURN(const std::optional<BudgetDefinition> before,
+                              FindBudget(t.c, account.id, spec));
+          TH_RETURN_IF_ERROR(RecordBefore(t, before));
         }
         bool created = false;
         TH_ASSIGN_OR_RETURN(const BudgetDefinition budget,
@@ -286,10 +292,22 @@ absl::StatusOr<v1::SetBudgetResponse> SqlStore::SetBudget(const BudgetSpec& spec
         TH_RETURN_IF_ERROR(Finish(t));
         TH_ASSIGN_OR_RETURN(*out.mutable_budget(), ViewOf(t.c, budget, t.now));
         out.set_created(created);
+        if (audit != nullptr) {
+          audit->SetResource(out.budget().id(), spec.path);
+          audit->SetAfter(out.budget());
+        }
         return absl::OkStatus();
       },
-      version));
+      version, audit));
   return out;
+}
+
+absl::Status SqlStore::RecordBefore(Txn& t, const std::optional<BudgetDefinition>& budget) {
+  if (t.audit == nullptr || !budget.has_value()) return absl::OkStatus();
+  TH_ASSIGN_OR_RETURN(const v1::Budget view, ViewOf(t.c, *budget, t.now));
+  t.audit->SetResource(view.id(), view.path());
+  t.audit->SetBefore(view);
+  return absl::OkStatus();
 }
 
 absl::Status SqlStore::TombstoneBudget(Txn& t, const BudgetDefinition& budget) {
@@ -308,16 +326,18 @@ absl::Status SqlStore::TombstoneBudget(Txn& t, const BudgetDefinition& budget) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> SqlStore::DeleteBudget(const BudgetKey& key, int64_t* version) {
+absl::StatusOr<std::string> SqlStore::DeleteBudget(audit::Call* audit, const BudgetKey& key,
+                                                   int64_t* version) {
   std::string id;
   TH_RETURN_IF_ERROR(Write(
       OrgOf(key.path),
       [&](Txn& t) -> absl::Status {
         TH_ASSIGN_OR_RETURN(const BudgetDefinition budget, BudgetByKey(t.c, key));
         id = budget.display_id();
+        TH_RETURN_IF_ERROR(RecordBefore(t, budget));
         return TombstoneBudget(t, budget);
       },
-      version));
+      version, audit));
   return id;
 }
 
@@ -396,10 +416,11 @@ absl::StatusOr<std::optional<absl::Time>> SqlStore::EndRaises() {
   return next;
 }
 
-absl::StatusOr<v1::Budget> SqlStore::RaiseBudget(const BudgetKey& key, int64_t by_nanos,
-                                                    absl::Time until, std::string_view reason,
-                                                    std::string_view client_request_id,
-                                                    int64_t* version) {
+absl::StatusOr<v1::Budget> SqlStore::RaiseBudget(audit::Call* audit, const BudgetKey& key,
+                                                 int64_t by_nanos, absl::Time until,
+                                                 std::string_view reason,
+                                                 std::string_view client_request_id,
+                                                 int64_t* version) {
   v1::Budget out;
   TH_RETURN_IF_ERROR(Write(
       OrgOf(key.path),
@@ -409,6 +430,7 @@ absl::StatusOr<v1::Budget> SqlStore::RaiseBudget(const BudgetKey& key, int64_t b
           return MakeError(absl::StatusCode::kInvalidArgument, "BAD_ARGUMENT",
                            "a template has no money to raise; raise a budget it made");
         }
+        TH_RETURN_IF_ERROR(RecordBefore(t, budget));
         bool repeated = false;
         if (!client_request_id.empty()) {
           TH_ASSIGN_OR_RETURN(sql::Rows rows,
@@ -441,9 +463,10 @@ absl::StatusOr<v1::Budget> SqlStore::RaiseBudget(const BudgetKey& key, int64_t b
         TH_ASSIGN_OR_RETURN(const BudgetDefinition* const raised, LoadBudget(t, budget.id));
         TH_RETURN_IF_ERROR(Finish(t));
         TH_ASSIGN_OR_RETURN(out, ViewOf(t.c, *raised, t.now));
+        if (audit != nullptr) audit->SetAfter(out);
         return absl::OkStatus();
       },
-      version));
+      version, audit));
   return out;
 }
 

@@ -498,20 +498,24 @@ absl::Status SqlStore::AnnounceHolds(const v1::AnnounceHoldsRequest& request) {
   });
 }
 
-absl::Status SqlStore::ReleaseLostLease(int64_t org_id, int64_t epoch) {
-  return Write(Org(org_id), [&](Txn& t) -> absl::Status {
-    TH_ASSIGN_OR_RETURN(const int64_t open, OpenEpoch(t, org_id));
-    if (epoch <= 0 || epoch >= open) {
-      return MakeError(absl::StatusCode::kNotFound, "SUSPENSE_NOT_FOUND",
-                       absl::StrCat("org ", org_id, " has no closed epoch ", epoch));
-    }
-    TH_RETURN_IF_ERROR(
-        t.c.Execute("UPDATE epoch_edges SET announced_at = ?3 WHERE org_id = ?1 AND epoch = ?2 AND "
-                    "announced_at IS NULL",
-                    org_id, epoch, ToColumn(t.now))
-            .status());
-    return ReclaimWhereAnnounced(t, org_id);
-  });
+absl::Status SqlStore::ReleaseLostLease(audit::Call* audit, int64_t org_id, int64_t epoch) {
+  return Write(
+      Org(org_id),
+      [&](Txn& t) -> absl::Status {
+        TH_ASSIGN_OR_RETURN(const int64_t open, OpenEpoch(t, org_id));
+        if (epoch <= 0 || epoch >= open) {
+          return MakeError(absl::StatusCode::kNotFound, "SUSPENSE_NOT_FOUND",
+                           absl::StrCat("org ", org_id, " has no closed epoch ", epoch));
+        }
+        TH_RETURN_IF_ERROR(
+            t.c.Execute(
+                   "UPDATE epoch_edges SET announced_at = ?3 WHERE org_id = ?1 AND epoch = ?2 AND "
+                   "announced_at IS NULL",
+                   org_id, epoch, ToColumn(t.now))
+                .status());
+        return ReclaimWhereAnnounced(t, org_id);
+      },
+      nullptr, audit);
 }
 
 absl::StatusOr<v1::ListPendingAnnouncementsResponse> SqlStore::ListPendingAnnouncements(

@@ -73,7 +73,7 @@ absl::Status SqlStore::FailOver() {
     t.changes.set_replay_generation(generation);
     return absl::OkStatus();
   };
-  TH_RETURN_IF_ERROR(WriteOnce(all, body, nullptr, true));
+  TH_RETURN_IF_ERROR(WriteOnce(all, body, nullptr, nullptr, true));
   if (generation > 0) {
     obs::Warning("database_failed_over", {{"generation", generation},
                                           {"orgs", orgs - 1},

@@ -588,6 +588,16 @@ absl::StatusOr<std::vector<v1::PostResult>> SqlStore::Post(std::span<const v1::E
 }
 
 // --- resolution
+namespace {
+
+void RecordEntry(audit::Call* audit, const v1::Entry* before, const v1::JournalEntry& after) {
+  if (audit == nullptr) return;
+  audit->SetResource(absl::StrCat("hold/", after.hold_id()), after.entry().account_path());
+  if (before != nullptr) audit->SetBefore(*before);
+  audit->SetAfter(after);
+}
+
+}  // namespace
 
 absl::StatusOr<v1::JournalEntry> SqlStore::Resolve(Txn& t, int64_t org_id, const SuspenseRow& row,
                                                    std::vector<SuspenseRow> known, NanoUsd cost,
@@ -610,9 +620,10 @@ absl::StatusOr<v1::JournalEntry> SqlStore::Resolve(Txn& t, int64_t org_id, const
                         Movement::kResolve, *entry);
 }
 
-absl::StatusOr<v1::JournalEntry> SqlStore::ResolveSuspense(std::string_view raw_hold_id,
-                                                              int64_t cost_nanos,
-                                                              std::string_view reason) {
+absl::StatusOr<v1::JournalEntry> SqlStore::ResolveSuspense(audit::Call* audit,
+                                                           std::string_view raw_hold_id,
+                                                           int64_t cost_nanos,
+                                                           std::string_view reason) {
   v1::JournalEntry out;
   const auto not_found = [] {
     return MakeError(absl::StatusCode::kNotFound, "SUSPENSE_NOT_FOUND",
@@ -627,41 +638,48 @@ absl::StatusOr<v1::JournalEntry> SqlStore::ResolveSuspense(std::string_view raw_
     TH_RETURN_IF_ERROR(rows.status());
     return not_found();
   };
-  TH_RETURN_IF_ERROR(Write(find_org, [&](Txn& t) -> absl::Status {
-    const int64_t org = t.orgs.begin()->first;
-    TH_ASSIGN_OR_RETURN(const std::optional<Posted> posted, FindPosted(t, org, raw_hold_id));
-    if (posted.has_value()) {
-      if (posted->kind != Movement::kResolve || posted->cost != cost_nanos) {
-        return MakeError(absl::StatusCode::kFailedPrecondition, "ALREADY_RESOLVED",
-                         absl::StrCat("the hold has ended at ", posted->cost, " nano-USD"));
-      }
-      TH_ASSIGN_OR_RETURN(
-          sql::Rows rows,
-          t.c.Query(absl::StrCat(Absl(kSelectJournal),
-                                 " WHERE org_id = ?1 AND hold_id = ?2 AND revision = ?3"),
-                    org, sql::RawUuid{raw_hold_id}, posted->revision));
-      if (rows.Next()) {
-        TH_ASSIGN_OR_RETURN(const StoredEntry stored, ReadEntry(t.c, rows));
-        out = ToJournalEntry(org, stored.sequence, stored.at, stored.kind, stored.entry);
-      }
-      return rows.status();
-    }
-    TH_ASSIGN_OR_RETURN(const std::vector<SuspenseRow> known, FindSuspense(t, org, raw_hold_id));
-    const SuspenseRow* newest = nullptr;
-    for (const SuspenseRow& row : known) {
-      if (row.state != SuspenseState::kClosed && (newest == nullptr || row.epoch > newest->epoch)) {
-        newest = &row;
-      }
-    }
-    if (newest == nullptr) return not_found();
-    TH_ASSIGN_OR_RETURN(out,
-                        Resolve(t, org, *newest, known, NanoUsd(cost_nanos), reason, "resolved"));
-    return absl::OkStatus();
-  }));
+  TH_RETURN_IF_ERROR(Write(
+      find_org,
+      [&](Txn& t) -> absl::Status {
+        const int64_t org = t.orgs.begin()->first;
+        TH_ASSIGN_OR_RETURN(const std::optional<Posted> posted, FindPosted(t, org, raw_hold_id));
+        if (posted.has_value()) {
+          if (posted->kind != Movement::kResolve || posted->cost != cost_nanos) {
+            return MakeError(absl::StatusCode::kFailedPrecondition, "ALREADY_RESOLVED",
+                             absl::StrCat("the hold has ended at ", posted->cost, " nano-USD"));
+          }
+          TH_ASSIGN_OR_RETURN(
+              sql::Rows rows,
+              t.c.Query(absl::StrCat(Absl(kSelectJournal),
+                                     " WHERE org_id = ?1 AND hold_id = ?2 AND revision = ?3"),
+                        org, sql::RawUuid{raw_hold_id}, posted->revision));
+          if (rows.Next()) {
+            TH_ASSIGN_OR_RETURN(const StoredEntry stored, ReadEntry(t.c, rows));
+            out = ToJournalEntry(org, stored.sequence, stored.at, stored.kind, stored.entry);
+          }
+          return rows.status();
+        }
+        TH_ASSIGN_OR_RETURN(const std::vector<SuspenseRow> known,
+                            FindSuspense(t, org, raw_hold_id));
+        const SuspenseRow* newest = nullptr;
+        for (const SuspenseRow& row : known) {
+          if (row.state != SuspenseState::kClosed &&
+              (newest == nullptr || row.epoch > newest->epoch)) {
+            newest = &row;
+          }
+        }
+        if (newest == nullptr) return not_found();
+        TH_ASSIGN_OR_RETURN(
+            out, Resolve(t, org, *newest, known, NanoUsd(cost_nanos), reason, "resolved"));
+        RecordEntry(audit, nullptr, out);
+        return absl::OkStatus();
+      },
+      nullptr, audit));
   return out;
 }
 
-absl::StatusOr<v1::AdjustEntryResponse> SqlStore::AdjustEntry(std::string_view raw_hold_id,
+absl::StatusOr<v1::AdjustEntryResponse> SqlStore::AdjustEntry(audit::Call* audit,
+                                                              std::string_view raw_hold_id,
                                                               int64_t cost_nanos,
                                                               std::string_view reason,
                                                               std::string_view client_request_id) {
@@ -679,72 +697,78 @@ absl::StatusOr<v1::AdjustEntryResponse> SqlStore::AdjustEntry(std::string_view r
     return MakeError(absl::StatusCode::kNotFound, "HOLD_NOT_FOUND",
                      "no entry of this hold; `ledger entries` and `explain` name them");
   };
-  TH_RETURN_IF_ERROR(Write(find_org, [&](Txn& t) -> absl::Status {
-    out.Clear();
-    const int64_t org = t.orgs.begin()->first;
-    TH_ASSIGN_OR_RETURN(std::optional<Posted> posted, FindPosted(t, org, raw_hold_id));
-    {
-      TH_ASSIGN_OR_RETURN(sql::Rows rows,
-                          t.c.Query("SELECT hold_id, revision, previous FROM adjustments WHERE "
-                                    "org_id = ?1 AND client_request_id = ?2",
-                                    org, client_request_id));
-      if (rows.Next()) {
-        const bool same = rows.View(0) == raw_hold_id && posted.has_value();
-        const int64_t revision = rows.Int(1);
-        out.set_previous_nanousd(rows.Int(2));
-        TH_ASSIGN_OR_RETURN(
-            sql::Rows entries,
-            t.c.Query(absl::StrCat(Absl(kSelectJournal),
-                                   " WHERE org_id = ?1 AND hold_id = ?2 AND revision = ?3"),
-                      org, sql::RawUuid{raw_hold_id}, revision));
-        if (same && entries.Next()) {
-          TH_ASSIGN_OR_RETURN(const StoredEntry stored, ReadEntry(t.c, entries));
-          if (stored.cost == cost_nanos) {
-            *out.mutable_entry() =
-                ToJournalEntry(org, stored.sequence, stored.at, stored.kind, stored.entry);
-            return absl::OkStatus();
+  TH_RETURN_IF_ERROR(Write(
+      find_org,
+      [&](Txn& t) -> absl::Status {
+        out.Clear();
+        const int64_t org = t.orgs.begin()->first;
+        TH_ASSIGN_OR_RETURN(std::optional<Posted> posted, FindPosted(t, org, raw_hold_id));
+        {
+          TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                              t.c.Query("SELECT hold_id, revision, previous FROM adjustments WHERE "
+                                        "org_id = ?1 AND client_request_id = ?2",
+                                        org, client_request_id));
+          if (rows.Next()) {
+            const bool same = rows.View(0) == raw_hold_id && posted.has_value();
+            const int64_t revision = rows.Int(1);
+            out.set_previous_nanousd(rows.Int(2));
+            TH_ASSIGN_OR_RETURN(
+                sql::Rows entries,
+                t.c.Query(absl::StrCat(Absl(kSelectJournal),
+                                       " WHERE org_id = ?1 AND hold_id = ?2 AND revision = ?3"),
+                          org, sql::RawUuid{raw_hold_id}, revision));
+            if (same && entries.Next()) {
+              TH_ASSIGN_OR_RETURN(const StoredEntry stored, ReadEntry(t.c, entries));
+              if (stored.cost == cost_nanos) {
+                *out.mutable_entry() =
+                    ToJournalEntry(org, stored.sequence, stored.at, stored.kind, stored.entry);
+                return absl::OkStatus();
+              }
+            }
+            TH_RETURN_IF_ERROR(entries.status());
+            return MakeError(absl::StatusCode::kAlreadyExists, "REQUEST_REUSED",
+                             "this client_request_id was used for another adjustment");
           }
+          TH_RETURN_IF_ERROR(rows.status());
         }
-        TH_RETURN_IF_ERROR(entries.status());
-        return MakeError(absl::StatusCode::kAlreadyExists, "REQUEST_REUSED",
-                         "this client_request_id was used for another adjustment");
-      }
-      TH_RETURN_IF_ERROR(rows.status());
-    }
-    if (!posted.has_value()) {
-      return MakeError(absl::StatusCode::kFailedPrecondition, "STILL_OPEN",
-                       "the hold is in suspense; end it with `suspense resolve`");
-    }
-    if (posted->cost == cost_nanos) {
-      return MakeError(absl::StatusCode::kFailedPrecondition, "NOT_CHANGED",
-                       absl::StrCat("the hold costs ", cost_nanos, " nano-USD already"));
-    }
-    out.set_previous_nanousd(posted->cost);
-    TH_ASSIGN_OR_RETURN(const std::shared_ptr<const v1::Entry> before,
-                        Reverse(t, org, raw_hold_id, *posted, reason));
-    const auto entry = std::make_shared<v1::Entry>(*before);
-    entry->set_kind(v1::ENTRY_KIND_SETTLE);
-    entry->set_cost_nanousd(cost_nanos);
-    entry->clear_price_detail();  // the amount is not the product of rates and usage
-    const int revision = posted->revision + 2;
-    TH_ASSIGN_OR_RETURN(Terminal* const terminal, AddTerminal(t, {.entry = entry.get(),
-                                                                  .owned = entry,
-                                                                  .kind = Movement::kCorrect,
-                                                                  .revision = revision,
-                                                                  .fingerprint = FingerprintOf(*entry),
-                                                                  .note = std::string(reason)}));
-    TH_RETURN_IF_ERROR(Settle(t, *terminal, {}, true));
-    TH_RETURN_IF_ERROR(t.c.Execute("INSERT INTO adjustments (org_id, client_request_id, hold_id, "
-                                   "revision, previous) VALUES (?1, ?2, ?3, ?4, ?5)",
-                                   org, client_request_id, sql::RawUuid{raw_hold_id}, revision,
-                                   out.previous_nanousd())
-                           .status());
-    const OrgState& state = t.orgs.at(org);
-    *out.mutable_entry() = ToJournalEntry(
-        org, state.last_sequence + static_cast<int64_t>(state.terminals.size()), t.now,
-        Movement::kCorrect, *entry);
-    return absl::OkStatus();
-  }));
+        if (!posted.has_value()) {
+          return MakeError(absl::StatusCode::kFailedPrecondition, "STILL_OPEN",
+                           "the hold is in suspense; end it with `suspense resolve`");
+        }
+        if (posted->cost == cost_nanos) {
+          return MakeError(absl::StatusCode::kFailedPrecondition, "NOT_CHANGED",
+                           absl::StrCat("the hold costs ", cost_nanos, " nano-USD already"));
+        }
+        out.set_previous_nanousd(posted->cost);
+        TH_ASSIGN_OR_RETURN(const std::shared_ptr<const v1::Entry> before,
+                            Reverse(t, org, raw_hold_id, *posted, reason));
+        const auto entry = std::make_shared<v1::Entry>(*before);
+        entry->set_kind(v1::ENTRY_KIND_SETTLE);
+        entry->set_cost_nanousd(cost_nanos);
+        entry->clear_price_detail();  // the amount is not the product of rates and usage
+        const int revision = posted->revision + 2;
+        TH_ASSIGN_OR_RETURN(Terminal* const terminal,
+                            AddTerminal(t, {.entry = entry.get(),
+                                            .owned = entry,
+                                            .kind = Movement::kCorrect,
+                                            .revision = revision,
+                                            .fingerprint = FingerprintOf(*entry),
+                                            .note = std::string(reason)}));
+        TH_RETURN_IF_ERROR(Settle(t, *terminal, {}, true));
+        TH_RETURN_IF_ERROR(
+            t.c.Execute("INSERT INTO adjustments (org_id, client_request_id, hold_id, "
+                        "revision, previous) VALUES (?1, ?2, ?3, ?4, ?5)",
+                        org, client_request_id, sql::RawUuid{raw_hold_id}, revision,
+                        out.previous_nanousd())
+                .status());
+        const OrgState& state = t.orgs.at(org);
+        *out.mutable_entry() =
+            ToJournalEntry(org, state.last_sequence + static_cast<int64_t>(state.terminals.size()),
+                           t.now, Movement::kCorrect, *entry);
+        RecordEntry(audit, before.get(), out.entry());
+        return absl::OkStatus();
+      },
+      nullptr, audit));
   return out;
 }
 

@@ -18,8 +18,10 @@ namespace tollhouse::ledger {
 
 extern const std::string_view kSqliteSchema3;    // migrations/sqlite/0003_ledger.sql
 extern const std::string_view kSqliteSchema5;    // migrations/sqlite/0005_adjustments.sql
+extern const std::string_view kSqliteSchema6;    // migrations/sqlite/0006_chain.sql
 extern const std::string_view kPostgresSchema1;  // migrations/postgres/0001_ledger.sql
 extern const std::string_view kPostgresSchema3;  // migrations/postgres/0003_failover.sql
+extern const std::string_view kPostgresSchema4;  // migrations/postgres/0004_chain.sql
 
 namespace {
 
@@ -56,10 +58,14 @@ struct Columns {
 sql::Schema StoreSchema() {
   return {.sqlite = {{3, kSqliteSchema3},
                      {4, sql::ChangeLogSchema(sql::Dialect::kSqlite)},
-                     {5, kSqliteSchema5}},
+                     {5, kSqliteSchema5},
+                     {6, kSqliteSchema6},
+                     {7, audit::LogSchema(sql::Dialect::kSqlite)}},
           .postgres = {{1, kPostgresSchema1},
                        {2, sql::ChangeLogSchema(sql::Dialect::kPostgres)},
-                       {3, kPostgresSchema3}}};
+                       {3, kPostgresSchema3},
+                       {4, kPostgresSchema4},
+                       {5, audit::LogSchema(sql::Dialect::kPostgres)}}};
 }
 
 absl::Time FromColumn(int64_t micros) {
@@ -170,23 +176,25 @@ SqlStore::FindOrgs SqlStore::OrgOf(std::string_view path) {
 }
 
 absl::Status SqlStore::Write(const FindOrgs& orgs, const std::function<absl::Status(Txn&)>& body,
-                             int64_t* version) {
+                             int64_t* version, audit::Call* audit) {
   constexpr int kAttempts = 3;  // the server may change again meanwhile
   for (int attempt = 1;; ++attempt) {
-    const absl::Status status = WriteOnce(orgs, body, version);
+    const absl::Status status = WriteOnce(orgs, body, version, audit);
     if (ReasonOf(status) != kServerChanged || attempt == kAttempts) return status;
     TH_RETURN_IF_ERROR(FailOver());
   }
 }
 
-absl::Status SqlStore::WriteOnce(const FindOrgs& orgs, const std::function<absl::Status(Txn&)>& body,
-                                 int64_t* version, bool failing_over) {
+absl::Status SqlStore::WriteOnce(const FindOrgs& orgs,
+                                 const std::function<absl::Status(Txn&)>& body, int64_t* version,
+                                 audit::Call* audit, bool failing_over) {
   int64_t appended = 0;
   std::optional<Txn> txn;
   TH_RETURN_IF_ERROR(database_->Write([&](sql::Connection& c) -> absl::Status {
     txn.reset();
-    txn.emplace(Txn{.c = c, .now = clock_->Wall()});
+    txn.emplace(Txn{.c = c, .now = clock_->Wall(), .audit = audit});
     Txn& t = *txn;
+    if (audit != nullptr) audit->Begin();
     TH_ASSIGN_OR_RETURN(std::vector<int64_t> ids, orgs(c));
     TH_RETURN_IF_ERROR(LockOrgs(t, std::move(ids)));
     if (t.server_changed && !failing_over) {
@@ -198,6 +206,7 @@ absl::Status SqlStore::WriteOnce(const FindOrgs& orgs, const std::function<absl:
     }
     TH_RETURN_IF_ERROR(body(t));
     TH_RETURN_IF_ERROR(Finish(t));
+    if (audit != nullptr) TH_RETURN_IF_ERROR(audit->Append(c));
     appended = 0;
     if (t.changes.budgets_size() == 0 && t.changes.deleted_budget_ids_size() == 0 &&
         t.changes.limits_size() == 0 && t.changes.changed_account_ids_size() == 0 &&

@@ -16,6 +16,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/synchronization/mutex.h"
+#include "libs/audit/call.h"
 #include "libs/base/clock.h"
 #include "libs/base/uuid.h"
 #include "libs/base/window.h"
@@ -60,6 +61,7 @@ struct AccountRow {
   std::string tags;
   bool require_budget = false;
   common::v1::Limits limits;
+  v1::AccountTagRules tag_rules;  // without the path
   absl::Time created_at;
   bool deleted = false;
 };
@@ -95,7 +97,8 @@ class SqlStore final : public Store {
   }
   absl::StatusOr<v1::WatchResponse> Snapshot() override;
 
-  absl::StatusOr<v1::CreateAccountResponse> CreateAccount(const v1::CreateAccountRequest& request,
+  absl::StatusOr<v1::CreateAccountResponse> CreateAccount(audit::Call* audit,
+                                                          const v1::CreateAccountRequest& request,
                                                           int64_t* version) override;
   absl::StatusOr<v1::CreateKeyAccountResponse> CreateKeyAccount(
       const v1::CreateKeyAccountRequest& request, int64_t* version) override;
@@ -103,23 +106,30 @@ class SqlStore final : public Store {
   absl::StatusOr<v1::Account> GetAccount(std::string_view path) override;
   absl::StatusOr<v1::ListAccountsResponse> ListAccounts(
       const v1::ListAccountsRequest& request) override;
-  absl::StatusOr<v1::Account> MoveAccount(const v1::MoveAccountRequest& request,
+  absl::StatusOr<v1::Account> MoveAccount(audit::Call* audit, const v1::MoveAccountRequest& request,
                                           int64_t* version) override;
-  absl::StatusOr<std::vector<std::string>> DeleteAccount(std::string_view path, bool dry_run,
-                                                         int64_t* version) override;
+  absl::StatusOr<std::vector<std::string>> DeleteAccount(audit::Call* audit, std::string_view path,
+                                                         bool dry_run, int64_t* version) override;
   absl::StatusOr<v1::ResolveAccountResponse> ResolveAccount(
       const v1::ResolveAccountRequest& request) override;
-  absl::StatusOr<v1::SetLimitsResponse> SetLimits(const v1::SetLimitsRequest& request,
+  absl::StatusOr<v1::SetLimitsResponse> SetLimits(audit::Call* audit,
+                                                  const v1::SetLimitsRequest& request,
                                                   int64_t* version) override;
+  absl::StatusOr<v1::AccountTagRules> SetTagRules(audit::Call* audit,
+                                                  const v1::SetTagRulesRequest& request,
+                                                  int64_t* version) override;
+  absl::StatusOr<v1::ListTagRulesResponse> ListTagRules(
+      const v1::ListTagRulesRequest& request) override;
   absl::StatusOr<v1::ListLimitsResponse> ListLimits(const v1::ListLimitsRequest& request) override;
 
-  absl::StatusOr<v1::SetBudgetResponse> SetBudget(const BudgetSpec& spec,
+  absl::StatusOr<v1::SetBudgetResponse> SetBudget(audit::Call* audit, const BudgetSpec& spec,
                                                   int64_t* version) override;
   absl::StatusOr<v1::ListBudgetsResponse> ListBudgets(
       const v1::ListBudgetsRequest& request) override;
-  absl::StatusOr<std::string> DeleteBudget(const BudgetKey& key, int64_t* version) override;
-  absl::StatusOr<v1::Budget> RaiseBudget(const BudgetKey& key, int64_t by_nanos, absl::Time until,
-                                         std::string_view reason,
+  absl::StatusOr<std::string> DeleteBudget(audit::Call* audit, const BudgetKey& key,
+                                           int64_t* version) override;
+  absl::StatusOr<v1::Budget> RaiseBudget(audit::Call* audit, const BudgetKey& key, int64_t by_nanos,
+                                         absl::Time until, std::string_view reason,
                                          std::string_view client_request_id,
                                          int64_t* version) override;
   absl::StatusOr<std::optional<absl::Time>> EndRaises() override;
@@ -139,24 +149,29 @@ class SqlStore final : public Store {
       std::span<const v1::Entry* const> entries) override;
 
   absl::StatusOr<v1::ListSuspenseResponse> ListSuspense(std::string_view path) override;
-  absl::StatusOr<v1::JournalEntry> ResolveSuspense(std::string_view raw_hold_id, int64_t cost_nanos,
+  absl::StatusOr<v1::JournalEntry> ResolveSuspense(audit::Call* audit, std::string_view raw_hold_id,
+                                                   int64_t cost_nanos,
                                                    std::string_view reason) override;
-  absl::StatusOr<v1::AdjustEntryResponse> AdjustEntry(std::string_view raw_hold_id,
+  absl::StatusOr<v1::AdjustEntryResponse> AdjustEntry(audit::Call* audit,
+                                                      std::string_view raw_hold_id,
                                                       int64_t cost_nanos, std::string_view reason,
                                                       std::string_view client_request_id) override;
-  absl::Status ReleaseLostLease(int64_t org_id, int64_t epoch) override;
+  absl::Status ReleaseLostLease(audit::Call* audit, int64_t org_id, int64_t epoch) override;
   absl::StatusOr<int64_t> ResolveOldSuspense(absl::Time before) override;
 
   absl::StatusOr<v1::GetSpendResponse> GetSpend(const v1::GetSpendRequest& request) override;
   absl::StatusOr<v1::ExplainRequestResponse> ExplainRequest(std::string_view request_id) override;
   absl::StatusOr<v1::ListEntriesResponse> ListEntries(const v1::ListEntriesRequest& request) override;
-  absl::Status Verify(const std::function<bool(const v1::VerifyLedgerProgress&)>& progress) override;
+  absl::Status Verify(
+      const google::protobuf::RepeatedPtrField<v1::JournalHead>& expected,
+      const std::function<bool(const v1::VerifyLedgerProgress&)>& progress) override;
 
   absl::StatusOr<AuditReport> AuditBalances() override;
 
-  absl::StatusOr<v1::Webhook> SetWebhook(const v1::SetWebhookRequest& request) override;
+  absl::StatusOr<v1::Webhook> SetWebhook(audit::Call* audit,
+                                         const v1::SetWebhookRequest& request) override;
   absl::StatusOr<v1::ListWebhooksResponse> ListWebhooks(std::string_view path) override;
-  absl::Status DeleteWebhook(const v1::DeleteWebhookRequest& request) override;
+  absl::Status DeleteWebhook(audit::Call* audit, const v1::DeleteWebhookRequest& request) override;
   absl::StatusOr<v1::ListAlertsResponse> ListAlerts(const v1::ListAlertsRequest& request) override;
   absl::StatusOr<std::vector<Delivery>> DueDeliveries(int limit) override;
   absl::StatusOr<std::optional<absl::Time>> NextDelivery() override;
@@ -240,6 +255,7 @@ class SqlStore final : public Store {
   struct Txn {
     sql::Connection& c;
     absl::Time now;
+    audit::Call* audit = nullptr;      // who asked for it
     std::map<int64_t, OrgState> orgs;  // locked
     bool server_changed = false;       // what is locked may lack commits: see FailOver()
     v1::WatchResponse changes;
@@ -275,11 +291,11 @@ class SqlStore final : public Store {
   // loaded back, records alerts and appends the changes to their log. The body may run again: it
   // begins with what it returns being empty.
   absl::Status Write(const FindOrgs& orgs, const std::function<absl::Status(Txn&)>& body,
-                     int64_t* version = nullptr);
+                     int64_t* version = nullptr, audit::Call* audit = nullptr);
   // The same without FailOver(): UNAVAILABLE (SERVER_CHANGED), with nothing done, where that has to
   // come first.
   absl::Status WriteOnce(const FindOrgs& orgs, const std::function<absl::Status(Txn&)>& body,
-                         int64_t* version, bool failing_over = false);
+                         int64_t* version, audit::Call* audit, bool failing_over = false);
   // The server continues another history than the escrow stands on: closes every epoch, and raises the
   // replay generation. Once per history, whichever ledger comes first.
   absl::Status FailOver();
@@ -340,6 +356,8 @@ class SqlStore final : public Store {
                                                 bool* created);
   // Gives the account the budgets of every template above it that fit.
   absl::Status Materialize(Txn& t, const AccountRow& account);
+  // Tells who asked what the budget was like, if there was one.
+  static absl::Status RecordBefore(Txn& t, const std::optional<BudgetDefinition>& budget);
   absl::Status TombstoneBudget(Txn& t, const BudgetDefinition& budget);
   // TOO_MANY_BUDGETS if more than 32 could match a request of one of the accounts.
   absl::Status CheckBudgetCount(Txn& t, const std::vector<AccountRow>& accounts);
@@ -441,6 +459,8 @@ class SqlStore final : public Store {
                                            std::string_view reason, std::string_view status);
 
   // --- alerts (sql_alerts.cc)
+  // Tells who asked what the webhook was like, if there was one.
+  static absl::Status RecordWebhook(Txn& t, const AccountRow& account, std::string_view url);
   absl::Status RecordAlerts(Txn& t, const LoadedRow& row);
 
   class Verifier;  // sql_verify.cc

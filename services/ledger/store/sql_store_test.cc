@@ -32,11 +32,11 @@ class Ledger {
     org.set_path("acme");
     org.set_kind(common::v1::ACCOUNT_KIND_ORG);
     int64_t version = 0;
-    org_ = store_->CreateAccount(org, &version)->account().id();
+    org_ = store_->CreateAccount(nullptr, org, &version)->account().id();
     BudgetSpec spec;
     spec.path = "acme";
     spec.limit_nanos = 1000;
-    budget_ = store_->SetBudget(spec, &version)->budget();
+    budget_ = store_->SetBudget(nullptr, spec, &version)->budget();
     v1::RegisterEpochRequest epoch;
     epoch.set_org_id(org_);
     epoch.set_incarnation("memory");
@@ -79,10 +79,13 @@ class Ledger {
 
   std::vector<std::string> Problems() {
     v1::VerifyLedgerProgress last;
-    EXPECT_TRUE(store_->Verify([&](const v1::VerifyLedgerProgress& progress) {
-      last = progress;
-      return true;
-    }).ok());
+    EXPECT_TRUE(store_
+                    ->Verify({},
+                             [&](const v1::VerifyLedgerProgress& progress) {
+                               last = progress;
+                               return true;
+                             })
+                    .ok());
     return {last.problems().begin(), last.problems().end()};
   }
 

@@ -381,6 +381,7 @@ class SqlStore::Verifier {
 };
 
 absl::Status SqlStore::Verify(
+    const google::protobuf::RepeatedPtrField<v1::JournalHead>& expected,
     const std::function<bool(const v1::VerifyLedgerProgress&)>& progress) {
   {
     absl::MutexLock lock(&cache_mutex_);  // an audit believes the tables only

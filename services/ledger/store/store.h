@@ -2,9 +2,12 @@
 //
 // Every method is one transaction: all of it is durable when it returns OK, none of it otherwise.
 // Messages of the API serve as values; requests come validated (validate.h). Errors carry the
-// reasons of the protos and of libs/sql/database.h: SQL_FULL (RESOURCE_EXHAUSTED) when the disk is full,
-// SQL_COMMIT_UNKNOWN when nobody can say: every change is idempotent by its key, so call again. Thread-safe.
-// store/conformance_test.cc is what every implementation has to pass.
+// reasons of the protos and of libs/sql/database.h: SQL_FULL (RESOURCE_EXHAUSTED) when the disk is
+// full, SQL_COMMIT_UNKNOWN when nobody can say: every change is idempotent by its key, so call
+// again. Thread-safe. store/conformance_test.cc is what every implementation has to pass.
+//
+// Methods that carry out what somebody asked for take his call: it is told what it was about and
+// appended to the audit log in the same transaction. Null: nobody asked, nothing is recorded.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +23,10 @@
 #include "absl/time/time.h"
 #include "tollhouse/ledger/v1/ledger.pb.h"
 #include "tollhouse/ledger/v1/ledger_admin.pb.h"
+
+namespace tollhouse::audit {
+class Call;
+}
 
 namespace tollhouse::ledger {
 
@@ -109,34 +116,46 @@ class Store {
 
   // --- accounts
   virtual absl::StatusOr<v1::CreateAccountResponse> CreateAccount(
-      const v1::CreateAccountRequest& request, int64_t* version) = 0;
+      audit::Call* audit, const v1::CreateAccountRequest& request, int64_t* version) = 0;
   virtual absl::StatusOr<v1::CreateKeyAccountResponse> CreateKeyAccount(
       const v1::CreateKeyAccountRequest& request, int64_t* version) = 0;
   virtual absl::Status DeleteKeyAccount(int64_t account_id, int64_t* version) = 0;
   virtual absl::StatusOr<v1::Account> GetAccount(std::string_view path) = 0;
   virtual absl::StatusOr<v1::ListAccountsResponse> ListAccounts(
       const v1::ListAccountsRequest& request) = 0;
-  virtual absl::StatusOr<v1::Account> MoveAccount(const v1::MoveAccountRequest& request,
+  virtual absl::StatusOr<v1::Account> MoveAccount(audit::Call* audit,
+                                                  const v1::MoveAccountRequest& request,
                                                   int64_t* version) = 0;
   // The paths deleted (or that would be).
-  virtual absl::StatusOr<std::vector<std::string>> DeleteAccount(std::string_view path,
+  virtual absl::StatusOr<std::vector<std::string>> DeleteAccount(audit::Call* audit,
+                                                                 std::string_view path,
                                                                  bool dry_run,
                                                                  int64_t* version) = 0;
   virtual absl::StatusOr<v1::ResolveAccountResponse> ResolveAccount(
       const v1::ResolveAccountRequest& request) = 0;
-  virtual absl::StatusOr<v1::SetLimitsResponse> SetLimits(const v1::SetLimitsRequest& request,
+  virtual absl::StatusOr<v1::SetLimitsResponse> SetLimits(audit::Call* audit,
+                                                          const v1::SetLimitsRequest& request,
                                                           int64_t* version) = 0;
   virtual absl::StatusOr<v1::ListLimitsResponse> ListLimits(const v1::ListLimitsRequest& request) = 0;
+  // Replaces the account's rules; tags are different ones.
+  virtual absl::StatusOr<v1::AccountTagRules> SetTagRules(audit::Call* audit,
+                                                          const v1::SetTagRulesRequest& request,
+                                                          int64_t* version) = 0;
+  virtual absl::StatusOr<v1::ListTagRulesResponse> ListTagRules(
+      const v1::ListTagRulesRequest& request) = 0;
 
   // --- budgets
   // FAILED_PRECONDITION (TOO_MANY_BUDGETS) if more than 32 could match one request.
-  virtual absl::StatusOr<v1::SetBudgetResponse> SetBudget(const BudgetSpec& spec,
+  virtual absl::StatusOr<v1::SetBudgetResponse> SetBudget(audit::Call* audit,
+                                                          const BudgetSpec& spec,
                                                           int64_t* version) = 0;
   virtual absl::StatusOr<v1::ListBudgetsResponse> ListBudgets(
       const v1::ListBudgetsRequest& request) = 0;
-  virtual absl::StatusOr<std::string> DeleteBudget(const BudgetKey& key, int64_t* version) = 0;
-  virtual absl::StatusOr<v1::Budget> RaiseBudget(const BudgetKey& key, int64_t by_nanos,
-                                                 absl::Time until, std::string_view reason,
+  virtual absl::StatusOr<std::string> DeleteBudget(audit::Call* audit, const BudgetKey& key,
+                                                   int64_t* version) = 0;
+  virtual absl::StatusOr<v1::Budget> RaiseBudget(audit::Call* audit, const BudgetKey& key,
+                                                 int64_t by_nanos, absl::Time until,
+                                                 std::string_view reason,
                                                  std::string_view client_request_id,
                                                  int64_t* version) = 0;
   // Ends the raises whose time has come. The moment of the next one, if there is one.
@@ -160,17 +179,17 @@ class Store {
 
   // --- suspense
   virtual absl::StatusOr<v1::ListSuspenseResponse> ListSuspense(std::string_view path) = 0;
-  virtual absl::StatusOr<v1::JournalEntry> ResolveSuspense(std::string_view raw_hold_id,
+  virtual absl::StatusOr<v1::JournalEntry> ResolveSuspense(audit::Call* audit,
+                                                           std::string_view raw_hold_id,
                                                            int64_t cost_nanos,
                                                            std::string_view reason) = 0;
   // A reversing entry and a corrected one for a hold that has ended. Idempotent by client_request_id.
-  virtual absl::StatusOr<v1::AdjustEntryResponse> AdjustEntry(std::string_view raw_hold_id,
-                                                              int64_t cost_nanos,
-                                                              std::string_view reason,
-                                                              std::string_view client_request_id) = 0;
+  virtual absl::StatusOr<v1::AdjustEntryResponse> AdjustEntry(
+      audit::Call* audit, std::string_view raw_hold_id, int64_t cost_nanos, std::string_view reason,
+      std::string_view client_request_id) = 0;
   // Gives up waiting for the announcements of a closed epoch: as if its missing edges had announced
   // nothing. Idempotent. NOT_FOUND (SUSPENSE_NOT_FOUND) if there is no such closed epoch.
-  virtual absl::Status ReleaseLostLease(int64_t org_id, int64_t epoch) = 0;
+  virtual absl::Status ReleaseLostLease(audit::Call* audit, int64_t org_id, int64_t epoch) = 0;
   // Resolves what has been in suspense since `before` or earlier at its full hold. How many.
   virtual absl::StatusOr<int64_t> ResolveOldSuspense(absl::Time before) = 0;
 
@@ -179,7 +198,9 @@ class Store {
   virtual absl::StatusOr<v1::ExplainRequestResponse> ExplainRequest(std::string_view request_id) = 0;
   virtual absl::StatusOr<v1::ListEntriesResponse> ListEntries(const v1::ListEntriesRequest& request) = 0;
   // Calls `progress` now and then and once with `done`; false from it stops early (CANCELLED).
+  // `expected` are heads of an earlier verification.
   virtual absl::Status Verify(
+      const google::protobuf::RepeatedPtrField<v1::JournalHead>& expected,
       const std::function<bool(const v1::VerifyLedgerProgress&)>& progress) = 0;
 
   // Compares every balance with its lines, its leases and its suspense (I1, I2, I7), over one snapshot
@@ -187,9 +208,11 @@ class Store {
   virtual absl::StatusOr<AuditReport> AuditBalances() = 0;
 
   // --- alerts
-  virtual absl::StatusOr<v1::Webhook> SetWebhook(const v1::SetWebhookRequest& request) = 0;
+  virtual absl::StatusOr<v1::Webhook> SetWebhook(audit::Call* audit,
+                                                 const v1::SetWebhookRequest& request) = 0;
   virtual absl::StatusOr<v1::ListWebhooksResponse> ListWebhooks(std::string_view path) = 0;
-  virtual absl::Status DeleteWebhook(const v1::DeleteWebhookRequest& request) = 0;
+  virtual absl::Status DeleteWebhook(audit::Call* audit,
+                                     const v1::DeleteWebhookRequest& request) = 0;
   virtual absl::StatusOr<v1::ListAlertsResponse> ListAlerts(const v1::ListAlertsRequest& request) = 0;
   // At most `limit` deliveries that are due, the longest due first.
   virtual absl::StatusOr<std::vector<Delivery>> DueDeliveries(int limit) = 0;
