@@ -45,11 +45,11 @@ class World {
         request.set_path(path);
         request.set_kind(static_cast<common::v1::AccountKind>(made.path.size() + 1));
         int64_t version = 0;
-        made.path.push_back(store(0).CreateAccount(request, &version)->account().id());
+        made.path.push_back(store(0).CreateAccount(nullptr, request, &version)->account().id());
         BudgetSpec spec;
         spec.path = path;
         spec.limit_nanos = 50'000;
-        made.budgets.push_back(store(0).SetBudget(spec, &version)->budget());
+        made.budgets.push_back(store(0).SetBudget(nullptr, spec, &version)->budget());
       }
       NewEpoch(store(0), made, 0);
     }
