@@ -437,8 +437,10 @@ Task<CredentialOr> Directory::CredentialOf(IoLoop& loop, std::string provider, s
         [&impl](auto... args) { impl.vault->async()->GetCredential(args...); });
     auto credential = std::make_shared<Credential>();
     if (answer.ok()) {
-      credential->secret = crypto::SecretBytes(answer->secret());
-      crypto::Cleanse(answer->mutable_secret());
+      if (answer->credentials_size() > 0) {
+        credential->secret = crypto::SecretBytes(answer->credentials(0).secret());
+      }
+      for (auto& live : *answer->mutable_credentials()) crypto::Cleanse(live.mutable_secret());
     } else if (!absl::IsNotFound(answer.status())) {
       if (absl::IsFailedPrecondition(answer.status())) co_return answer.status();
       co_return Unreachable("VAULT_UNAVAILABLE", "key vault");

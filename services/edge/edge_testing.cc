@@ -332,7 +332,11 @@ struct FakeServices::Impl {
     }
     grpc::Status GetCredential(grpc::ServerContext*, const vault::v1::GetCredentialRequest* request,
                                vault::v1::GetCredentialResponse* response) override {
-      response->set_secret("provider-secret-of-" + request->provider());
+      vault::v1::LiveCredential* credential = response->add_credentials();
+      credential->set_name("default");
+      credential->set_version(1);
+      credential->set_weight(1);
+      credential->set_secret("provider-secret-of-" + request->provider());
       return grpc::Status::OK;
     }
     Impl* const impl;

@@ -31,6 +31,14 @@ absl::StatusOr<std::vector<rpc::AdminToken>> ReadTokens(Vault& vault) {
   return tokens;
 }
 
+LocalKeyEncryption::Read ReaderOf(const Config& config) {
+  if (config.key_encryption_keys.empty()) {
+    return [path = config.key_encryption_key_file] { return ReadKeyFile(path, false); };
+  }
+  auto text = std::make_shared<const crypto::SecretBytes>(config.key_encryption_keys);
+  return [text]() -> absl::StatusOr<crypto::SecretBytes> { return text->Clone(); };
+}
+
 }  // namespace
 
 absl::Status Migrate(const Config& config) {
@@ -46,12 +54,13 @@ absl::StatusOr<std::unique_ptr<App>> App::Create(Config config,
   TH_ASSIGN_OR_RETURN(app->database_, sql::OpenDatabase(SettingsOf(config), StoreSchema()));
   sql::Database* const database = app->database_.database.get();
   std::unique_ptr<Store> store = MakeSqlStore(database);
-  TH_ASSIGN_OR_RETURN(const std::optional<std::string> sealed, store->SealedHashKeys());
-  TH_ASSIGN_OR_RETURN(
-      crypto::SecretBytes key,
-      LoadKeyEncryptionKey(config.key_encryption_key_file,
-                           config.create_key_encryption_key && !sealed.has_value()));
-  TH_ASSIGN_OR_RETURN(KeyRing ring, KeyRing::Open(std::move(key), store.get()));
+  TH_ASSIGN_OR_RETURN(const std::optional<WrappedKey> sealed, store->SealedHashKeys());
+  if (config.create_key_encryption_key && !sealed.has_value()) {
+    TH_RETURN_IF_ERROR(ReadKeyFile(config.key_encryption_key_file, true).status());
+  }
+  TH_ASSIGN_OR_RETURN(std::unique_ptr<LocalKeyEncryption> keys,
+                      LocalKeyEncryption::Open(ReaderOf(config)));
+  TH_ASSIGN_OR_RETURN(KeyRing ring, KeyRing::Open(std::move(keys), store.get()));
   app->ledger_ = std::make_unique<LedgerAccounts>(std::move(ledger));
   app->vault_ = std::make_unique<Vault>(std::move(store), std::move(ring), app->ledger_.get(),
                                         config.clock, !app->database_.postgres.has_value());

@@ -24,7 +24,9 @@ class Vault;
 struct Config {
   std::string database;  // "sqlite:PATH" (made where there is none) or postgresql://USER@HOST:PORT/NAME
   std::string database_password_file;   // of PostgreSQL
-  std::string key_encryption_key_file; // 32 bytes
+  // What secrets are sealed under (key_encryption.h): a file, or its text; not both.
+  std::string key_encryption_key_file;
+  std::string key_encryption_keys;
   // Make the key file where neither it nor the database exists (the embedded default). An existing
   // database never gets a new key.
   bool create_key_encryption_key = false;

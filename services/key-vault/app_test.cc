@@ -1,5 +1,6 @@
 // The vault over a real in-process gRPC server, beside a ledger that only knows accounts.
 #include "services/key-vault/app.h"
+#include "services/key-vault/key_encryption.h"
 
 #include <grpcpp/server.h>
 
@@ -11,6 +12,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
 #include "gtest/gtest.h"
 #include "libs/base/error.h"
@@ -79,6 +81,22 @@ class AccountsOnlyLedger final : public ledger::v1::LedgerService::Service {
       }
     }
     return Error(absl::StatusCode::kNotFound, "ACCOUNT_NOT_FOUND");
+  }
+  grpc::Status ResolveAccounts(grpc::ServerContext*,
+                               const ledger::v1::ResolveAccountsRequest* request,
+                               ledger::v1::ResolveAccountsResponse* response) override {
+    absl::MutexLock lock(&mutex);
+    if (down) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "down");
+    for (const int64_t id : request->account_ids()) {
+      const auto path = paths.find(id);
+      if (path == paths.end()) continue;
+      auto* view = response->add_accounts()->mutable_account();
+      view->set_account_id(id);
+      view->set_path(path->second);
+      view->set_kind(common::v1::ACCOUNT_KIND_KEY);
+      view->mutable_tags()->insert(tags[id].begin(), tags[id].end());
+    }
+    return grpc::Status::OK;
   }
 
   static grpc::Status Error(absl::StatusCode code, const char* reason) {
@@ -211,7 +229,7 @@ class AppTest : public ::testing::Test {
     v1::SetCredentialResponse response;
     return Call(&v1::VaultAdminService::Stub::SetCredential, request, &response);
   }
-  // The secret, or the reason of the refusal.
+  // The secrets, or the reason of the refusal.
   std::string GetCredential(const std::string& provider, const std::string& origin) {
     grpc::ClientContext context;
     v1::GetCredentialRequest request;
@@ -221,7 +239,26 @@ class AppTest : public ::testing::Test {
     v1::GetCredentialResponse response;
     const absl::Status status = rpc::FromGrpc(vault_->GetCredential(&context, request, &response));
     if (!status.ok()) errors_ += status.ToString() + "\n";
-    return status.ok() ? response.secret() : ReasonOf(status);
+    if (!status.ok()) return ReasonOf(status);
+    std::vector<std::string> secrets;
+    for (const v1::LiveCredential& live : response.credentials()) secrets.push_back(live.secret());
+    return absl::StrJoin(secrets, " ");
+  }
+  absl::Status ReportUse(const std::string& key_id, int64_t unix_minutes) {
+    grpc::ClientContext context;
+    v1::ReportKeyUseRequest request;
+    v1::KeyUse* use = request.add_uses();
+    use->set_key_id(key_id);
+    use->set_unix_minutes(unix_minutes);
+    v1::ReportKeyUseResponse response;
+    return rpc::FromGrpc(vault_->ReportKeyUse(&context, request, &response));
+  }
+  std::vector<v1::KeyEncryptionKey> Keks() {
+    v1::ListKeyEncryptionKeysResponse response;
+    EXPECT_TRUE(Call(&v1::VaultAdminService::Stub::ListKeyEncryptionKeys,
+                     v1::ListKeyEncryptionKeysRequest(), &response)
+                    .ok());
+    return {response.keys().begin(), response.keys().end()};
   }
   std::vector<std::string> Paths(const std::string& below) {
     v1::ListKeysRequest request;
@@ -533,6 +570,118 @@ TEST_F(AppTest, CredentialIsGivenForItsOriginOnly) {
   ASSERT_TRUE(Call(&v1::VaultAdminService::Stub::DeleteCredential, request, &response).ok());
   ASSERT_TRUE(Call(&v1::VaultAdminService::Stub::DeleteCredential, request, &response).ok());
   EXPECT_EQ(GetCredential("openai", "https://api.openai.com:443"), "CREDENTIAL_NOT_FOUND");
+}
+
+TEST_F(AppTest, TwoVersionsOfACredentialLiveForTheOverlap) {
+  v1::SetCredentialRequest request;
+  request.set_provider("openai");
+  request.set_origin("https://h");
+  request.set_secret("old");
+  v1::SetCredentialResponse response;
+  ASSERT_TRUE(Call(&v1::VaultAdminService::Stub::SetCredential, request, &response).ok());
+  EXPECT_EQ(response.credential().name(), "default");
+  EXPECT_EQ(response.credential().weight(), 1);
+  request.set_secret("new");
+  request.set_overlap_seconds(60);
+  ASSERT_TRUE(Call(&v1::VaultAdminService::Stub::SetCredential, request, &response).ok());
+  EXPECT_EQ(GetCredential("openai", "https://h"), "new old");
+  request.set_name("second");
+  request.set_weight(9);
+  request.set_secret("other");
+  ASSERT_TRUE(Call(&v1::VaultAdminService::Stub::SetCredential, request, &response).ok());
+  EXPECT_EQ(GetCredential("openai", "https://h"), "new old other");
+  clock_.Advance(absl::Seconds(60));
+  EXPECT_EQ(GetCredential("openai", "https://h"), "new other");
+  v1::ListCredentialsResponse list;
+  ASSERT_TRUE(
+      Call(&v1::VaultAdminService::Stub::ListCredentials, v1::ListCredentialsRequest(), &list)
+          .ok());
+  ASSERT_EQ(list.credentials_size(), 2);
+  EXPECT_EQ(list.credentials(1).weight(), 9);
+  v1::DeleteCredentialRequest remove;
+  remove.set_provider("openai");
+  remove.set_name("default");
+  v1::DeleteCredentialResponse removed;
+  ASSERT_TRUE(Call(&v1::VaultAdminService::Stub::DeleteCredential, remove, &removed).ok());
+  EXPECT_EQ(GetCredential("openai", "https://h"), "other");
+  request.set_weight(1001);
+  EXPECT_EQ(ReasonOf(Call(&v1::VaultAdminService::Stub::SetCredential, request, &response)),
+            "BAD_ARGUMENT");
+}
+
+TEST_F(AppTest, SecretsMoveToANewKeyEncryptionKeyWhileTheyAreRead) {
+  const std::string key = Create("laptop").secret();
+  for (int i = 0; i < 5; ++i) {
+    ASSERT_TRUE(SetCredential(absl::StrCat("p", i), "https://h", absl::StrCat("secret", i)).ok());
+  }
+  ASSERT_EQ(Keks().size(), 1u);
+  EXPECT_EQ(Keks().front().secrets(), 6);
+  const std::string old_file = dir_.File("kek.old");
+  std::filesystem::copy_file(dir_.File("kek"), old_file);
+  const auto added = AddKeyToFile(dir_.File("kek"));
+  ASSERT_TRUE(added.ok()) << added.status();
+
+  v1::RewrapSecretsRequest request;
+  request.set_limit(2);
+  v1::RewrapSecretsResponse response;
+  for (const int64_t remaining : {4, 2, 0, 0}) {
+    ASSERT_TRUE(Call(&v1::VaultAdminService::Stub::RewrapSecrets, request, &response).ok());
+    EXPECT_EQ(response.remaining(), remaining);
+    EXPECT_EQ(response.key_encryption_key(), *added);
+    for (int i = 0; i < 5; ++i) {
+      EXPECT_EQ(GetCredential(absl::StrCat("p", i), "https://h"), absl::StrCat("secret", i));
+    }
+    if (remaining == 4) {  // resumed by the next process
+      Close();
+      ASSERT_TRUE(Open().ok());
+    }
+  }
+  EXPECT_EQ(response.rewrapped(), 0);
+  const auto keks = Keks();
+  ASSERT_EQ(keks.size(), 2u);
+  EXPECT_EQ(keks.front().secrets(), 0);
+  EXPECT_TRUE(keks.back().newest());
+  EXPECT_EQ(keks.back().secrets(), 6);
+
+  // The old key has served: the new one alone opens everything, the old one nothing.
+  Close();
+  std::filesystem::rename(old_file, dir_.File("kek"));
+  EXPECT_EQ(ReasonOf(Open()), "KEK_WRONG");
+}
+
+TEST_F(AppTest, LastUseIsShownAsEdgesReportIt) {
+  const v1::Key key = Create("laptop").key();
+  EXPECT_FALSE(key.has_last_used_at());
+  ASSERT_TRUE(ReportUse(key.id(), 100).ok());
+  ASSERT_TRUE(ReportUse("unknown", 100).ok());
+  v1::ListKeysResponse list;
+  ASSERT_TRUE(
+      Call(&v1::VaultAdminService::Stub::ListKeys, v1::ListKeysRequest(), &list).ok());
+  ASSERT_EQ(list.keys_size(), 1);
+  EXPECT_EQ(list.keys(0).last_used_at().seconds(), 6000);
+  EXPECT_EQ(list.keys(0).secrets(), 1);
+}
+
+TEST_F(AppTest, NetworksAndEndpointsAreKeptAndChecked) {
+  v1::CreateKeyRequest create = NewKey("laptop");
+  create.add_networks("10.0.0.0/8");
+  create.add_endpoints("chat_completions");
+  v1::CreateKeyResponse created;
+  ASSERT_TRUE(Call(&v1::VaultAdminService::Stub::CreateKey, create, &created).ok());
+  EXPECT_EQ(created.key().networks(0), "10.0.0.0/8");
+  v1::UpdateKeyRequest update;
+  update.set_path("acme/payments/laptop");
+  update.set_set_networks(true);
+  update.add_networks("10.0.0.1/8");
+  v1::UpdateKeyResponse updated;
+  EXPECT_EQ(ReasonOf(Call(&v1::VaultAdminService::Stub::UpdateKey, update, &updated)),
+            "BAD_ARGUMENT");
+  update.set_networks(0, "2001:db8::/32");
+  update.set_owner("bill@example.com");
+  ASSERT_TRUE(Call(&v1::VaultAdminService::Stub::UpdateKey, update, &updated).ok());
+  EXPECT_EQ(updated.key().networks(0), "2001:db8::/32");
+  EXPECT_EQ(updated.key().endpoints(0), "chat_completions");
+  EXPECT_EQ(updated.key().owner(), "bill@example.com");
 }
 
 TEST_F(AppTest, AuditTellsWhoDidWhat) {

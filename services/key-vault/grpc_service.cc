@@ -52,6 +52,10 @@ v1::Key ToProto(const KeyView& view) {
   key.set_account_id(view.key.account_id);
   key.set_owner(view.key.owner);
   key.set_purpose(view.key.purpose);
+  for (const std::string& endpoint : view.key.endpoints) key.add_endpoints(endpoint);
+  for (const std::string& network : view.key.networks) key.add_networks(network);
+  if (view.key.last_used_at) *key.mutable_last_used_at() = ToProto(*view.key.last_used_at);
+  key.set_secrets(static_cast<int32_t>(view.key.macs.size()));
   return key;
 }
 
@@ -61,6 +65,10 @@ v1::Credential ToProto(const StoredCredential& stored) {
   credential.set_origin(stored.origin);
   credential.set_version(stored.version);
   *credential.mutable_created_at() = ToProto(stored.created_at);
+  credential.set_name(stored.name);
+  credential.set_weight(stored.weight);
+  if (stored.expires_at) *credential.mutable_expires_at() = ToProto(*stored.expires_at);
+  credential.set_key_encryption_key(stored.secret.data_key.key_id);
   return credential;
 }
 
@@ -110,18 +118,36 @@ class VaultServiceImpl final
       if (key.expires_at) *record->mutable_expires_at() = ToProto(*key.expires_at);
       for (const std::string& model : key.models) record->add_models(model);
       for (const std::string& provider : key.providers) record->add_providers(provider);
+      for (const std::string& endpoint : key.endpoints) record->add_endpoints(endpoint);
+      for (const std::string& network : key.networks) record->add_networks(network);
+      record->set_revoked(key.revoked);
     }
     return rpc::ToGrpc(absl::OkStatus());
   }
 
   grpc::Status GetCredential(grpc::ServerContext* context, const v1::GetCredentialRequest* request,
                              v1::GetCredentialResponse* response) override {
-    const auto credential = vault_->GetCredential(absl::StrCat("edge/", request->edge_id()),
-                                                  request->provider(), request->origin());
-    if (!credential.ok()) return rpc::ToGrpc(credential.status());
-    response->set_secret(std::string(credential->secret.view()));
-    response->set_version(credential->version);
+    const auto credentials = vault_->GetCredentials(absl::StrCat("edge/", request->edge_id()),
+                                                    request->provider(), request->origin());
+    if (!credentials.ok()) return rpc::ToGrpc(credentials.status());
+    for (const Vault::OpenedCredential& credential : *credentials) {
+      v1::LiveCredential* live = response->add_credentials();
+      live->set_name(credential.stored.name);
+      live->set_version(credential.stored.version);
+      live->set_weight(credential.stored.weight);
+      live->set_secret(std::string(credential.secret.view()));
+      if (credential.stored.expires_at) {
+        *live->mutable_expires_at() = ToProto(*credential.stored.expires_at);
+      }
+    }
     return rpc::ToGrpc(absl::OkStatus());
+  }
+
+  grpc::Status ReportKeyUse(grpc::ServerContext*, const v1::ReportKeyUseRequest* request,
+                            v1::ReportKeyUseResponse*) override {
+    std::vector<KeyUse> uses;
+    for (const v1::KeyUse& use : request->uses()) uses.push_back({use.key_id(), use.unix_minutes()});
+    return rpc::ToGrpc(vault_->RecordUse(std::move(uses)));
   }
 
   grpc::Status ReadTokens(grpc::ServerContext*, const v1::ReadTokensRequest*,
@@ -181,6 +207,8 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
       if (request->has_expires_at()) key.expires_at = FromProto(request->expires_at());
       key.models = Strings(request->models());
       key.providers = Strings(request->providers());
+      key.endpoints = Strings(request->endpoints());
+      key.networks = Strings(request->networks());
       key.tags.insert(request->tags().begin(), request->tags().end());
       key.owner = request->owner();
       key.purpose = request->purpose();
@@ -233,6 +261,10 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
       if (request->has_disabled()) change.disabled = request->disabled();
       if (request->set_models()) change.models = Strings(request->models());
       if (request->set_providers()) change.providers = Strings(request->providers());
+      if (request->set_endpoints()) change.endpoints = Strings(request->endpoints());
+      if (request->set_networks()) change.networks = Strings(request->networks());
+      if (request->has_owner()) change.owner = request->owner();
+      if (request->has_purpose()) change.purpose = request->purpose();
       change.set_expires_at = request->has_expires_at();
       if (request->expires_at().seconds() != 0) change.expires_at = FromProto(request->expires_at());
       int64_t version = 0;
@@ -250,8 +282,11 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
     const grpc::Status status = Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
       int64_t version = 0;
       TH_ASSIGN_OR_RETURN(const StoredCredential credential,
-                          vault_->SetCredential(caller.actor, request->provider(), request->origin(),
-                                                request->secret(), &version));
+                          vault_->SetCredential(
+                              caller.actor,
+                              {request->provider(), request->name(), request->origin(),
+                               request->weight(), absl::Seconds(request->overlap_seconds())},
+                              request->secret(), &version));
       *response->mutable_credential() = ToProto(credential);
       AwaitEdges(version, response);
       return absl::OkStatus();
@@ -278,8 +313,37 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
                                 v1::DeleteCredentialResponse* response) override {
     return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
       int64_t version = 0;
-      TH_RETURN_IF_ERROR(vault_->DeleteCredential(caller.actor, request->provider(), &version));
+      TH_RETURN_IF_ERROR(vault_->DeleteCredential(caller.actor, request->provider(),
+                                                  request->name(), &version));
       AwaitEdges(version, response);
+      return absl::OkStatus();
+    });
+  }
+
+  grpc::Status ListKeyEncryptionKeys(grpc::ServerContext* context,
+                                     const v1::ListKeyEncryptionKeysRequest* request,
+                                     v1::ListKeyEncryptionKeysResponse* response) override {
+    return Answer(context, *request, [&](const rpc::Caller&) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(const auto uses, vault_->ListKeyEncryptionKeys());
+      for (const Vault::KekUse& use : uses) {
+        v1::KeyEncryptionKey* key = response->add_keys();
+        key->set_id(use.id);
+        key->set_newest(use.newest);
+        key->set_available(use.available);
+        key->set_secrets(use.secrets);
+      }
+      return absl::OkStatus();
+    });
+  }
+
+  grpc::Status RewrapSecrets(grpc::ServerContext* context, const v1::RewrapSecretsRequest* request,
+                             v1::RewrapSecretsResponse* response) override {
+    return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(const Vault::Rewrapped done,
+                          vault_->RewrapSecrets(caller.actor, request->limit()));
+      response->set_key_encryption_key(done.kek_id);
+      response->set_rewrapped(done.rewrapped);
+      response->set_remaining(done.remaining);
       return absl::OkStatus();
     });
   }

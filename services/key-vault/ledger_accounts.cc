@@ -23,15 +23,18 @@ absl::Status FromLedger(const grpc::Status& answer) {
                    "the ledger, which owns the accounts of keys, does not answer; try again");
 }
 
+KeyAccount FromView(const ledger::v1::AccountView& view) {
+  return {view.account_id(),
+          view.path(),
+          view.kind() == common::v1::ACCOUNT_KIND_KEY,
+          {view.tags().begin(), view.tags().end()}};
+}
+
 absl::StatusOr<KeyAccount> LastOf(const ledger::v1::ResolveAccountResponse& response) {
   if (response.chain().empty()) {
     return MakeError(absl::StatusCode::kNotFound, "ACCOUNT_NOT_FOUND", "no such account");
   }
-  const ledger::v1::AccountView& view = *response.chain().rbegin();
-  return KeyAccount{view.account_id(),
-                    view.path(),
-                    view.kind() == common::v1::ACCOUNT_KIND_KEY,
-                    {view.tags().begin(), view.tags().end()}};
+  return FromView(*response.chain().rbegin());
 }
 
 }  // namespace
@@ -67,14 +70,18 @@ absl::Status LedgerAccounts::Delete(int64_t account_id) {
   return FromLedger(stub_->service->DeleteKeyAccount(&context, request, &response));
 }
 
-absl::StatusOr<KeyAccount> LedgerAccounts::ById(int64_t account_id) {
+absl::Status LedgerAccounts::ByIds(const std::vector<int64_t>& account_ids,
+                                   std::map<int64_t, KeyAccount>* accounts) {
   grpc::ClientContext context;
   SetDeadline(&context);
-  ledger::v1::ResolveAccountRequest request;
-  request.set_account_id(account_id);
-  ledger::v1::ResolveAccountResponse response;
-  TH_RETURN_IF_ERROR(FromLedger(stub_->service->ResolveAccount(&context, request, &response)));
-  return LastOf(response);
+  ledger::v1::ResolveAccountsRequest request;
+  request.mutable_account_ids()->Add(account_ids.begin(), account_ids.end());
+  ledger::v1::ResolveAccountsResponse response;
+  TH_RETURN_IF_ERROR(FromLedger(stub_->service->ResolveAccounts(&context, request, &response)));
+  for (const ledger::v1::ResolvedAccount& account : response.accounts()) {
+    (*accounts)[account.account().account_id()] = FromView(account.account());
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<KeyAccount> LedgerAccounts::ByPath(const std::string& path) {

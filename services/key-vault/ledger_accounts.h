@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -33,7 +34,8 @@ class LedgerAccounts {
                                     const std::map<std::string, std::string>& tags);
   // Idempotent.
   absl::Status Delete(int64_t account_id);
-  absl::StatusOr<KeyAccount> ById(int64_t account_id);
+  // Adds those that exist of at most 1024 by their ids.
+  absl::Status ByIds(const std::vector<int64_t>& account_ids, std::map<int64_t, KeyAccount>* accounts);
   absl::StatusOr<KeyAccount> ByPath(const std::string& path);
 
  private:

@@ -12,6 +12,7 @@
 #include "libs/base/strings.h"
 #include "libs/base/uuid.h"
 #include "libs/crypto/virtual_key.h"
+#include "libs/http/network.h"
 #include "libs/obs/log.h"
 #include "libs/policy/base_url.h"
 
@@ -22,12 +23,18 @@ namespace {
 constexpr absl::Duration kObjectRetention = absl::Hours(24 * 180);
 
 constexpr size_t kMaxListed = 1000;
+constexpr size_t kMaxNetworks = 100;
+constexpr size_t kMaxUses = 4096;
+constexpr size_t kAccountsAtOnce = 1024;  // that the ledger is asked for
+constexpr int32_t kMaxWeight = 1000;
 constexpr size_t kMaxText = 256;
 constexpr size_t kMaxSecret = 16 * 1024;
 constexpr absl::Duration kMaxOverlap = absl::Hours(24 * 90);
 constexpr absl::Duration kMakingAtMost = absl::Minutes(1);  // far above every timeout on the way
 constexpr int64_t kDefaultPage = 100;
 constexpr int64_t kMaxPage = 1000;
+constexpr int64_t kRewrapPage = 100;
+constexpr std::string_view kDefaultCredential = "default";
 
 absl::Status BadArgument(std::string_view why) {
   return MakeError(absl::StatusCode::kInvalidArgument, "BAD_ARGUMENT", why);
@@ -57,6 +64,15 @@ absl::Status CheckAllowList(const std::vector<std::string>& list, std::string_vi
   return absl::OkStatus();
 }
 
+absl::Status CheckNetworks(const std::vector<std::string>& networks) {
+  if (networks.size() > kMaxNetworks) return BadArgument("at most 100 source networks");
+  for (const std::string& network : networks) {
+    const auto parsed = http::Network::Parse(network);
+    if (!parsed.ok()) return BadArgument(Std(parsed.status().message()));
+  }
+  return absl::OkStatus();
+}
+
 common::v1::Role RoleOf(std::string_view name) {
   if (name == "viewer") return common::v1::ROLE_VIEWER;
   if (name == "finance") return common::v1::ROLE_FINANCE;
@@ -78,6 +94,12 @@ absl::StatusOr<std::string> NormalizeOrigin(const std::string& origin) {
                        "https://api.example.com:443");
   }
   return url->Origin();
+}
+
+void EraseExpired(absl::Time now, std::vector<StoredCredential>* credentials) {
+  std::erase_if(*credentials, [&](const StoredCredential& credential) {
+    return credential.expires_at.has_value() && *credential.expires_at <= now;
+  });
 }
 
 StoredMac MacOf(const VirtualKeyKeys& keys, const crypto::SecretBytes& text, absl::Time now) {
@@ -130,6 +152,8 @@ absl::StatusOr<KeyAccount> Vault::FindKeyAccount(const std::string& path) {
 absl::StatusOr<KeyWithSecret> Vault::CreateKey(std::string_view actor, NewKey request) {
   TH_RETURN_IF_ERROR(CheckAllowList(request.models, "models"));
   TH_RETURN_IF_ERROR(CheckAllowList(request.providers, "providers"));
+  TH_RETURN_IF_ERROR(CheckAllowList(request.endpoints, "endpoints"));
+  TH_RETURN_IF_ERROR(CheckNetworks(request.networks));
   if (!IsText(request.owner) || !IsText(request.purpose)) {
     return BadArgument("owner and purpose are one line of at most 256 bytes");
   }
@@ -160,6 +184,8 @@ absl::StatusOr<KeyWithSecret> Vault::CreateKey(std::string_view actor, NewKey re
   key.expires_at = request.expires_at;
   key.models = std::move(request.models);
   key.providers = std::move(request.providers);
+  key.endpoints = std::move(request.endpoints);
+  key.networks = std::move(request.networks);
   key.macs.push_back(MacOf(virtual_key_keys(), made.text, now));
   const absl::Status stored =
       store_->InsertKey(key, intent.client_request_id,
@@ -204,18 +230,24 @@ absl::Status Vault::ResumeIntentsLocked() {
 
 absl::StatusOr<std::vector<KeyView>> Vault::ListKeys(const std::string& path) {
   TH_ASSIGN_OR_RETURN(std::vector<StoredKey> keys, store_->AllKeys());
+  std::map<int64_t, KeyAccount> accounts;
+  for (size_t begin = 0; begin < keys.size(); begin += kAccountsAtOnce) {
+    std::vector<int64_t> ids;
+    for (size_t i = begin; i < std::min(begin + kAccountsAtOnce, keys.size()); ++i) {
+      ids.push_back(keys[i].account_id);
+    }
+    TH_RETURN_IF_ERROR(ledger_->ByIds(ids, &accounts));
+  }
   std::vector<KeyView> views;
   for (StoredKey& key : keys) {
-    auto account = ledger_->ById(key.account_id);
-    if (!account.ok()) {
-      if (!absl::IsNotFound(account.status())) return account.status();
-      account = KeyAccount{key.account_id, key.path, true, {}};
+    const auto known = accounts.find(key.account_id);
+    KeyAccount account{key.account_id, key.path, true, {}};
+    if (known != accounts.end()) {
+      account = known->second;
+    } else {
       key.disabled = true;  // its account was deleted
     }
-    if (path.empty() || account->path == path ||
-        absl::StartsWith(account->path, absl::StrCat(path, "/"))) {
-      views.push_back(View(std::move(key), *account));
-    }
+    if (IsAtOrBelow(account.path, path)) views.push_back(View(std::move(key), account));
   }
   std::sort(views.begin(), views.end(),
             [](const KeyView& a, const KeyView& b) { return a.path < b.path; });
@@ -273,6 +305,11 @@ absl::StatusOr<KeyView> Vault::UpdateKey(std::string_view actor, const std::stri
                                          KeyChange request, int64_t* version) {
   if (request.models) TH_RETURN_IF_ERROR(CheckAllowList(*request.models, "models"));
   if (request.providers) TH_RETURN_IF_ERROR(CheckAllowList(*request.providers, "providers"));
+  if (request.endpoints) TH_RETURN_IF_ERROR(CheckAllowList(*request.endpoints, "endpoints"));
+  if (request.networks) TH_RETURN_IF_ERROR(CheckNetworks(*request.networks));
+  if (!IsText(request.owner.value_or("")) || !IsText(request.purpose.value_or(""))) {
+    return BadArgument("owner and purpose are one line of at most 256 bytes");
+  }
   TH_ASSIGN_OR_RETURN(const KeyAccount account, FindKeyAccount(path));
   std::string detail;
   if (request.disabled) absl::StrAppend(&detail, *request.disabled ? "disabled; " : "enabled; ");
@@ -282,6 +319,14 @@ absl::StatusOr<KeyView> Vault::UpdateKey(std::string_view actor, const std::stri
   if (request.providers) {
     absl::StrAppend(&detail, "providers ", absl::StrJoin(*request.providers, ","), "; ");
   }
+  if (request.endpoints) {
+    absl::StrAppend(&detail, "endpoints ", absl::StrJoin(*request.endpoints, ","), "; ");
+  }
+  if (request.networks) {
+    absl::StrAppend(&detail, "networks ", absl::StrJoin(*request.networks, ","), "; ");
+  }
+  if (request.owner) absl::StrAppend(&detail, "owner ", *request.owner, "; ");
+  if (request.purpose) absl::StrAppend(&detail, "purpose ", *request.purpose, "; ");
   if (request.set_expires_at) {
     absl::StrAppend(&detail, "expires ",
                     request.expires_at ? absl::FormatTime(*request.expires_at, absl::UTCTimeZone())
@@ -295,6 +340,10 @@ absl::StatusOr<KeyView> Vault::UpdateKey(std::string_view actor, const std::stri
     if (request.disabled) key.disabled = *request.disabled;
     if (request.models) key.models = *request.models;
     if (request.providers) key.providers = *request.providers;
+    if (request.endpoints) key.endpoints = *request.endpoints;
+    if (request.networks) key.networks = *request.networks;
+    if (request.owner) key.owner = *request.owner;
+    if (request.purpose) key.purpose = *request.purpose;
     if (request.set_expires_at) key.expires_at = request.expires_at;
     return true;
   };
@@ -303,6 +352,11 @@ absl::StatusOr<KeyView> Vault::UpdateKey(std::string_view actor, const std::stri
                                         Record(actor, "key.update", account.path, detail),
                                         version));
   return View(std::move(key), account);
+}
+
+absl::Status Vault::RecordUse(std::vector<KeyUse> uses) {
+  if (uses.size() > kMaxUses) return BadArgument("at most 4096 keys at once");
+  return store_->RecordUse(std::move(uses));
 }
 
 absl::Status Vault::PutObject(std::string_view id, std::string_view provider,
@@ -341,38 +395,137 @@ absl::StatusOr<std::vector<StoredKey>> Vault::LookupKeys(const std::vector<std::
 }
 
 absl::StatusOr<StoredCredential> Vault::SetCredential(std::string_view actor,
-                                                      const std::string& provider,
-                                                      const std::string& origin,
+                                                      CredentialRequest request,
                                                       std::string_view secret, int64_t* version) {
-  if (!IsProviderName(provider)) {
-    return BadArgument("a provider's name is 1 to 64 of a-z, 0-9, '.', '_' and '-'");
+  if (request.name.empty()) request.name = kDefaultCredential;
+  if (!IsProviderName(request.provider) || !IsProviderName(request.name)) {
+    return BadArgument("names of providers and credentials are 1 to 64 of a-z, 0-9, '.', '_' and '-'");
   }
-  TH_ASSIGN_OR_RETURN(const std::string normalized, NormalizeOrigin(origin));
+  if (request.weight < 0 || request.weight > kMaxWeight) {
+    return BadArgument("the weight of a credential is 1 to 1000");
+  }
+  if (request.overlap < absl::ZeroDuration() || request.overlap > kMaxOverlap) {
+    return BadArgument("the overlap is 0 to 90 days");
+  }
+  TH_ASSIGN_OR_RETURN(request.origin, NormalizeOrigin(request.origin));
   // It becomes a header: no line breaks, no other control characters.
   if (secret.empty() || secret.size() > kMaxSecret ||
       !std::all_of(secret.begin(), secret.end(), [](char c) { return c > ' ' && c < 127; })) {
     return BadArgument("a credential is 1 to 16384 printable ASCII characters without spaces");
   }
   const auto seal = [&](int64_t credential_version) {
-    return ring_.SealCredential(provider, normalized, credential_version, secret);
+    return ring_.SealCredential(request.provider, request.origin, credential_version, secret);
   };
-  return store_->PutCredential(provider, normalized, clock_->Wall(), seal,
-                               Record(actor, "credential.set", absl::StrCat("provider/", provider),
-                                      absl::StrCat("origin ", normalized)),
+  std::string detail = absl::StrCat("name ", request.name, "; origin ", request.origin);
+  if (request.weight > 0) absl::StrAppend(&detail, "; weight ", request.weight);
+  if (request.overlap > absl::ZeroDuration()) {
+    absl::StrAppend(&detail, "; overlap ", absl::FormatDuration(request.overlap));
+  }
+  return store_->PutCredential({request.provider, request.name, request.origin, request.weight,
+                                clock_->Wall(), request.overlap},
+                               seal,
+                               Record(actor, "credential.set",
+                                      absl::StrCat("provider/", request.provider), detail),
                                version);
 }
 
 absl::StatusOr<std::vector<StoredCredential>> Vault::ListCredentials() {
-  return store_->Credentials();
+  TH_ASSIGN_OR_RETURN(std::vector<StoredCredential> credentials, store_->Credentials(""));
+  EraseExpired(clock_->Wall(), &credentials);
+  return credentials;
 }
 
 absl::Status Vault::DeleteCredential(std::string_view actor, const std::string& provider,
-                                     int64_t* version) {
+                                     const std::string& name, int64_t* version) {
   return store_
-      ->DeleteCredential(provider,
-                         Record(actor, "credential.delete", absl::StrCat("provider/", provider)),
+      ->DeleteCredential(provider, name,
+                         Record(actor, "credential.delete", absl::StrCat("provider/", provider),
+                                name.empty() ? "" : absl::StrCat("name ", name)),
                          version)
       .status();
+}
+
+absl::StatusOr<std::vector<Vault::OpenedCredential>> Vault::GetCredentials(
+    std::string_view actor, const std::string& provider, const std::string& origin) {
+  TH_ASSIGN_OR_RETURN(const std::string normalized, NormalizeOrigin(origin));
+  TH_ASSIGN_OR_RETURN(std::vector<StoredCredential> stored,
+                      provider.empty() ? std::vector<StoredCredential>()
+                                       : store_->Credentials(provider));
+  EraseExpired(clock_->Wall(), &stored);
+  const std::string resource = absl::StrCat("provider/", provider);
+  if (stored.empty()) {
+    return MakeError(absl::StatusCode::kNotFound, "CREDENTIAL_NOT_FOUND",
+                     absl::StrCat("provider '", provider, "' has no credential; give it one with "
+                                  "tollctl provider set"));
+  }
+  std::vector<OpenedCredential> opened;
+  std::vector<int64_t> versions;
+  for (StoredCredential& credential : stored) {
+    if (credential.origin != normalized) continue;
+    TH_ASSIGN_OR_RETURN(crypto::SecretBytes secret, ring_.OpenCredential(credential));
+    versions.push_back(credential.version);
+    opened.push_back({std::move(credential), std::move(secret)});
+  }
+  if (opened.empty()) {
+    TH_RETURN_IF_ERROR(store_->AppendAudit(
+        Record(actor, "credential.refused", resource,
+               absl::StrCat("asked for ", normalized, ", stored for ", stored.front().origin))));
+    return MakeError(absl::StatusCode::kFailedPrecondition, "ORIGIN_CHANGED",
+                     absl::StrCat("the credential of provider '", provider, "' was entered for ",
+                                  stored.front().origin, " and is not sent to ", normalized,
+                                  "; enter it again with tollctl provider set"));
+  }
+  TH_RETURN_IF_ERROR(
+      store_->AppendAudit(Record(actor, "credential.read", resource,
+                                 absl::StrCat("version ", absl::StrJoin(versions, ", ")))));
+  return opened;
+}
+
+absl::StatusOr<std::vector<Vault::KekUse>> Vault::ListKeyEncryptionKeys() {
+  TH_ASSIGN_OR_RETURN(auto counts, store_->CountWrapped());
+  const std::vector<std::string> ids = ring_.key_encryption().ids();
+  std::vector<KekUse> uses;
+  for (const auto& [id, secrets] : counts) {
+    if (std::find(ids.begin(), ids.end(), id) == ids.end()) uses.push_back({id, false, false, secrets});
+  }
+  for (const std::string& id : ids) uses.push_back({id, id == ids.back(), true, counts[id]});
+  return uses;
+}
+
+absl::StatusOr<Vault::Rewrapped> Vault::RewrapSecrets(std::string_view actor, int64_t limit) {
+  if (limit < 0) return BadArgument("the limit is negative");
+  limit = limit == 0 ? kRewrapPage : std::min(limit, kMaxPage);
+  TH_RETURN_IF_ERROR(ring_.key_encryption().Reload());
+  Rewrapped result;
+  result.kek_id = ring_.key_encryption().ids().back();
+  TH_ASSIGN_OR_RETURN(const std::optional<WrappedKey> hash_keys, store_->SealedHashKeys());
+  if (hash_keys && hash_keys->key_id != result.kek_id) {
+    TH_ASSIGN_OR_RETURN(const WrappedKey fresh, ring_.RewrapHashKeys(*hash_keys));
+    TH_ASSIGN_OR_RETURN(const bool replaced, store_->ReplaceSealedHashKeys(*hash_keys, fresh));
+    result.rewrapped += replaced;
+  }
+  if (result.rewrapped < limit) {
+    TH_ASSIGN_OR_RETURN(
+        const std::vector<StoredCredential> credentials,
+        store_->CredentialsNotWrappedBy(result.kek_id, limit - result.rewrapped));
+    for (const StoredCredential& credential : credentials) {
+      TH_ASSIGN_OR_RETURN(const WrappedKey fresh, ring_.RewrapCredential(credential));
+      TH_ASSIGN_OR_RETURN(const bool replaced,
+                          store_->ReplaceDataKey(credential.version, credential.secret.data_key,
+                                                 fresh));
+      result.rewrapped += replaced;
+    }
+  }
+  TH_ASSIGN_OR_RETURN(const auto counts, store_->CountWrapped());
+  for (const auto& [id, secrets] : counts) {
+    if (id != result.kek_id) result.remaining += secrets;
+  }
+  if (result.rewrapped > 0) {
+    TH_RETURN_IF_ERROR(store_->AppendAudit(
+        Record(actor, "kek.rewrap", absl::StrCat("kek/", result.kek_id),
+               absl::StrCat(result.rewrapped, " data keys, ", result.remaining, " remain"))));
+  }
+  return result;
 }
 
 absl::StatusOr<Vault::TokenWithText> Vault::CreateToken(const rpc::Caller& caller,
@@ -427,34 +580,6 @@ absl::Status Vault::RevokeToken(const rpc::Caller& caller, const std::string& na
   if (deleted) return absl::OkStatus();
   return MakeError(absl::StatusCode::kNotFound, "TOKEN_NOT_FOUND",
                    absl::StrCat("there is no token ", name, "; `tollctl token list` shows them"));
-}
-
-absl::StatusOr<Vault::OpenedCredential> Vault::GetCredential(std::string_view actor,
-                                                             const std::string& provider,
-                                                             const std::string& origin) {
-  TH_ASSIGN_OR_RETURN(const std::string normalized, NormalizeOrigin(origin));
-  TH_ASSIGN_OR_RETURN(const std::optional<StoredCredential> credential,
-                      store_->GetCredential(provider));
-  const std::string resource = absl::StrCat("provider/", provider);
-  if (!credential) {
-    return MakeError(absl::StatusCode::kNotFound, "CREDENTIAL_NOT_FOUND",
-                     absl::StrCat("provider '", provider, "' has no credential; give it one with "
-                                  "tollctl provider set"));
-  }
-  if (credential->origin != normalized) {
-    TH_RETURN_IF_ERROR(store_->AppendAudit(
-        Record(actor, "credential.refused", resource,
-               absl::StrCat("asked for ", normalized, ", stored for ", credential->origin))));
-    return MakeError(absl::StatusCode::kFailedPrecondition, "ORIGIN_CHANGED",
-                     absl::StrCat("the credential of provider '", provider, "' was entered for ",
-                                  credential->origin, " and is not sent to ", normalized,
-                                  "; enter it again with tollctl provider set"));
-  }
-  TH_ASSIGN_OR_RETURN(crypto::SecretBytes secret, ring_.OpenCredential(*credential));
-  TH_RETURN_IF_ERROR(
-      store_->AppendAudit(Record(actor, "credential.read", resource,
-                                 absl::StrCat("version ", credential->version))));
-  return OpenedCredential{std::move(secret), credential->version};
 }
 
 absl::StatusOr<std::vector<AuditRecord>> Vault::Audit(int64_t page_size, absl::Time since,

@@ -37,6 +37,8 @@ struct NewKey {
   std::optional<absl::Time> expires_at;
   std::vector<std::string> models;
   std::vector<std::string> providers;
+  std::vector<std::string> endpoints;
+  std::vector<std::string> networks;
   std::map<std::string, std::string> tags;
   std::string owner;
   std::string purpose;
@@ -46,6 +48,10 @@ struct KeyChange {
   std::optional<bool> disabled;
   std::optional<std::vector<std::string>> models;
   std::optional<std::vector<std::string>> providers;
+  std::optional<std::vector<std::string>> endpoints;
+  std::optional<std::vector<std::string>> networks;
+  std::optional<std::string> owner;
+  std::optional<std::string> purpose;
   bool set_expires_at = false;
   std::optional<absl::Time> expires_at;  // nothing: never
 };
@@ -81,6 +87,9 @@ class Vault {
   // By public id, with the secrets valid now; unknown ids are absent.
   absl::StatusOr<std::vector<StoredKey>> LookupKeys(const std::vector<std::string>& key_ids);
 
+  // At most 4096 at once. InvalidArgument (BAD_ARGUMENT).
+  absl::Status RecordUse(std::vector<KeyUse> uses);
+
   // Objects that providers keep belong to the account that created them, for half a year. The first
   // to tell of an id owns it. InvalidArgument (BAD_OBJECT).
   absl::Status PutObject(std::string_view id, std::string_view provider, int64_t account_id);
@@ -89,20 +98,45 @@ class Vault {
   // NotFound (OBJECT_NOT_FOUND).
   absl::StatusOr<StoredObject> FindObject(std::string_view id);
 
-  // Origins are normalized (libs/policy/base_url.h), a path is ignored.
-  absl::StatusOr<StoredCredential> SetCredential(std::string_view actor, const std::string& provider,
-                                                 const std::string& origin,
-                                                 std::string_view secret, int64_t* version);
-  absl::StatusOr<std::vector<StoredCredential>> ListCredentials();
-  // Idempotent.
-  absl::Status DeleteCredential(std::string_view actor, const std::string& provider,
-                                int64_t* version);
-  struct OpenedCredential {
-    crypto::SecretBytes secret;
-    int64_t version = 0;
+  struct CredentialRequest {
+    std::string provider;
+    std::string name;    // "": "default"
+    std::string origin;  // normalized (libs/policy/base_url.h), a path is ignored
+    int32_t weight = 0;  // 0: as it is, 1 if it is new
+    absl::Duration overlap;
   };
-  absl::StatusOr<OpenedCredential> GetCredential(std::string_view actor, const std::string& provider,
-                                                 const std::string& origin);
+  absl::StatusOr<StoredCredential> SetCredential(std::string_view actor, CredentialRequest request,
+                                                 std::string_view secret, int64_t* version);
+  // Those that are usable, by provider and name.
+  absl::StatusOr<std::vector<StoredCredential>> ListCredentials();
+  // `name` "": all of the provider's. Idempotent.
+  absl::Status DeleteCredential(std::string_view actor, const std::string& provider,
+                                const std::string& name, int64_t* version);
+  struct OpenedCredential {
+    StoredCredential stored;
+    crypto::SecretBytes secret;
+  };
+  // The usable ones of a provider that were stored for `origin`; not empty.
+  absl::StatusOr<std::vector<OpenedCredential>> GetCredentials(std::string_view actor,
+                                                               const std::string& provider,
+                                                               const std::string& origin);
+
+  struct KekUse {
+    std::string id;
+    bool newest = false;
+    bool available = false;
+    int64_t secrets = 0;
+  };
+  // The key-encryption keys that are here or that wrap something, the newest last.
+  absl::StatusOr<std::vector<KekUse>> ListKeyEncryptionKeys();
+  struct Rewrapped {
+    std::string kek_id;
+    int64_t rewrapped = 0;
+    int64_t remaining = 0;
+  };
+  // Wraps at most `limit` (0: 100) data keys anew under the newest key-encryption key, after looking
+  // for new ones. Secrets stay readable meanwhile, also by other replicas.
+  absl::StatusOr<Rewrapped> RewrapSecrets(std::string_view actor, int64_t limit);
 
   struct NewToken {
     std::string name;

@@ -174,6 +174,11 @@ class LedgerServiceImpl final : public Base {
     return Reply(store_->ResolveAccount(*request), response);
   }
 
+  grpc::Status ResolveAccounts(grpc::ServerContext*, const v1::ResolveAccountsRequest* request,
+                               v1::ResolveAccountsResponse* response) override {
+    return Reply(store_->ResolveAccounts(*request), response);
+  }
+
   grpc::Status GetBudgets(grpc::ServerContext*, const v1::GetBudgetsRequest* request,
                           v1::GetBudgetsResponse* response) override {
     return Reply(BudgetsOnPath(request->account_id()), response);

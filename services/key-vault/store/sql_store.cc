@@ -1,5 +1,7 @@
 #include "services/key-vault/store/sql_store.h"
 
+#include <algorithm>
+#include <unordered_map>
 #include <utility>
 
 #include "absl/strings/str_join.h"
@@ -14,17 +16,21 @@ namespace tollhouse::vault {
 extern const std::string_view kSqliteSchema1;
 extern const std::string_view kSqliteSchema2;
 extern const std::string_view kSqliteSchema4;
+extern const std::string_view kSqliteSchema6;
 extern const std::string_view kPostgresSchema1;
 extern const std::string_view kPostgresSchema3;
+extern const std::string_view kPostgresSchema5;
 extern const std::string_view kObjectsSchema;
 
 namespace {
 
 constexpr std::string_view kKeyColumns =
     "SELECT key_id, account_id, path, owner, purpose, created_at, expires_at, disabled, revoked, "
-    "models, providers FROM virtual_key ";
+    "models, providers, endpoints, networks FROM virtual_key ";
+constexpr std::string_view kMacColumns = "SELECT key_id, mac, created_at, expires_at FROM key_secret ";
 constexpr std::string_view kCredentialColumns =
-    "SELECT provider, origin, version, created_at, wrapped_key, sealed FROM credential ";
+    "SELECT provider, name, origin, version, weight, created_at, expires_at, kek_id, wrapped_key, "
+    "sealed FROM credential ";
 
 std::optional<int64_t> Micros(const std::optional<absl::Time>& time) {
   return time ? std::optional<int64_t>(absl::ToUnixMicros(*time)) : std::nullopt;
@@ -73,19 +79,42 @@ StoredKey KeyFrom(const sql::Rows& rows) {
   key.revoked = rows.Bool(8);
   key.models = Lines(rows.Text(9));
   key.providers = Lines(rows.Text(10));
+  key.endpoints = Lines(rows.Text(11));
+  key.networks = Lines(rows.Text(12));
   return key;
 }
 
-absl::Status ReadMacs(sql::Connection& connection, StoredKey* key) {
-  TH_ASSIGN_OR_RETURN(
-      sql::Rows rows,
-      connection.Query("SELECT mac, created_at, expires_at FROM key_secret WHERE key_id = ?1 "
-                       "ORDER BY created_at DESC, mac",
-                       key->key_id));
+StoredMac MacFrom(const sql::Rows& rows) {
+  return {rows.Text(1), absl::FromUnixMicros(rows.Int(2)), TimeAt(rows, 3)};
+}
+
+// Of all keys that `where` finds.
+template <typename... Parameters>
+absl::Status ReadMacs(sql::Connection& connection, std::vector<StoredKey>* keys,
+                      std::string_view where, const Parameters&... parameters) {
+  std::unordered_map<std::string_view, StoredKey*> by_id;
+  for (StoredKey& key : *keys) by_id.emplace(key.key_id, &key);
+  TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                      connection.Query(std::string(kMacColumns) + std::string(where) +
+                                           "ORDER BY created_at DESC, mac",
+                                       parameters...));
   while (rows.Next()) {
-    key->macs.push_back({rows.Text(0), absl::FromUnixMicros(rows.Int(1)), TimeAt(rows, 2)});
+    const auto it = by_id.find(rows.View(0));
+    if (it != by_id.end()) it->second->macs.push_back(MacFrom(rows));
   }
   return rows.status();
+}
+
+// When each of some keys was last used.
+absl::StatusOr<std::optional<absl::Time>> ReadUse(sql::Connection& connection,
+                                                  const std::string& key_id) {
+  TH_ASSIGN_OR_RETURN(
+      sql::Rows rows,
+      connection.Query("SELECT unix_minutes FROM key_use WHERE key_id = ?1", key_id));
+  std::optional<absl::Time> used;
+  if (rows.Next()) used = absl::FromUnixSeconds(rows.Int(0) * 60);
+  TH_RETURN_IF_ERROR(rows.status());
+  return used;
 }
 
 // The one key that `where` with one parameter finds.
@@ -93,20 +122,40 @@ template <typename Parameter>
 absl::StatusOr<std::optional<StoredKey>> ReadKey(sql::Connection& connection,
                                                  std::string_view where,
                                                  const Parameter& parameter) {
-  std::optional<StoredKey> key;
+  std::vector<StoredKey> keys;
   {
     TH_ASSIGN_OR_RETURN(sql::Rows rows,
                         connection.Query(std::string(kKeyColumns) + std::string(where), parameter));
-    if (rows.Next()) key = KeyFrom(rows);
+    if (rows.Next()) keys.push_back(KeyFrom(rows));
     TH_RETURN_IF_ERROR(rows.status());
   }
-  if (key) TH_RETURN_IF_ERROR(ReadMacs(connection, &*key));
-  return key;
+  if (keys.empty()) return std::optional<StoredKey>();
+  TH_RETURN_IF_ERROR(ReadMacs(connection, &keys, "WHERE key_id = ?1 ", keys.front().key_id));
+  return std::optional<StoredKey>(std::move(keys.front()));
 }
 
 StoredCredential CredentialFrom(const sql::Rows& rows) {
-  return {rows.Text(0), rows.Text(1), rows.Int(2), absl::FromUnixMicros(rows.Int(3)),
-          {rows.Text(4), rows.Text(5)}};
+  return {.provider = rows.Text(0),
+          .name = rows.Text(1),
+          .origin = rows.Text(2),
+          .version = rows.Int(3),
+          .weight = static_cast<int32_t>(rows.Int(4)),
+          .created_at = absl::FromUnixMicros(rows.Int(5)),
+          .expires_at = TimeAt(rows, 6),
+          .secret = {{rows.Text(7), rows.Text(8)}, rows.Text(9)}};
+}
+
+template <typename... Parameters>
+absl::StatusOr<std::vector<StoredCredential>> ReadCredentials(sql::Connection& connection,
+                                                              std::string_view where,
+                                                              const Parameters&... parameters) {
+  std::vector<StoredCredential> credentials;
+  TH_ASSIGN_OR_RETURN(
+      sql::Rows rows,
+      connection.Query(std::string(kCredentialColumns) + std::string(where), parameters...));
+  while (rows.Next()) credentials.push_back(CredentialFrom(rows));
+  TH_RETURN_IF_ERROR(rows.status());
+  return credentials;
 }
 
 absl::Status AppendKeyChange(sql::Connection& connection, const std::string& key_id,
@@ -135,26 +184,42 @@ class SqlStore final : public Store {
  public:
   explicit SqlStore(sql::Database* database) : database_(database) {}
 
-  absl::StatusOr<std::optional<std::string>> SealedHashKeys() override {
-    std::optional<std::string> sealed;
+  absl::StatusOr<std::optional<WrappedKey>> SealedHashKeys() override {
+    std::optional<WrappedKey> sealed;
     const absl::Status status = database_->Read([&](sql::Connection& connection) -> absl::Status {
-      TH_ASSIGN_OR_RETURN(sql::Rows rows, connection.Query("SELECT sealed FROM hash_keys"));
-      if (rows.Next()) sealed = rows.Text(0);
+      TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                          connection.Query("SELECT kek_id, sealed FROM hash_keys"));
+      if (rows.Next()) sealed = WrappedKey{rows.Text(0), rows.Text(1)};
       return rows.status();
     });
     TH_RETURN_IF_ERROR(status);
     return sealed;
   }
 
-  absl::Status PutSealedHashKeys(std::string_view sealed) override {
+  absl::Status PutSealedHashKeys(const WrappedKey& sealed) override {
     return database_->Write([&](sql::Connection& connection) -> absl::Status {
-      TH_ASSIGN_OR_RETURN(const int64_t inserted,
-                          connection.Execute("INSERT INTO hash_keys (id, sealed) VALUES (1, ?1) "
-                                             "ON CONFLICT (id) DO NOTHING",
-                                             sql::Blob{sealed}));
+      TH_ASSIGN_OR_RETURN(
+          const int64_t inserted,
+          connection.Execute("INSERT INTO hash_keys (id, kek_id, sealed) VALUES (1, ?1, ?2) "
+                             "ON CONFLICT (id) DO NOTHING",
+                             sealed.key_id, sql::Blob{sealed.bytes}));
       if (inserted == 0) return absl::FailedPreconditionError("the store has hash keys already");
       return absl::OkStatus();
     });
+  }
+
+  absl::StatusOr<bool> ReplaceSealedHashKeys(const WrappedKey& old,
+                                             const WrappedKey& sealed) override {
+    bool replaced = false;
+    TH_RETURN_IF_ERROR(database_->Write([&](sql::Connection& connection) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(
+          const int64_t rows,
+          connection.Execute("UPDATE hash_keys SET kek_id = ?1, sealed = ?2 WHERE sealed = ?3",
+                             sealed.key_id, sql::Blob{sealed.bytes}, sql::Blob{old.bytes}));
+      replaced = rows > 0;
+      return absl::OkStatus();
+    }));
+    return replaced;
   }
 
   absl::Status PutIntent(const KeyIntent& intent) override {
@@ -222,12 +287,14 @@ class SqlStore final : public Store {
       TH_RETURN_IF_ERROR(
           connection
               .Execute("INSERT INTO virtual_key (key_id, account_id, path, owner, purpose, "
-                       "created_at, expires_at, disabled, revoked, models, providers) "
-                       "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                       "created_at, expires_at, disabled, revoked, models, providers, endpoints, "
+                       "networks) "
+                       "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
                        key.key_id, key.account_id, key.path, key.owner, key.purpose,
                        absl::ToUnixMicros(key.created_at), Micros(key.expires_at), key.disabled,
                        key.revoked, absl::StrJoin(key.models, "\n"),
-                       absl::StrJoin(key.providers, "\n"))
+                       absl::StrJoin(key.providers, "\n"), absl::StrJoin(key.endpoints, "\n"),
+                       absl::StrJoin(key.networks, "\n"))
               .status());
       TH_RETURN_IF_ERROR(InsertMacs(connection, key));
       return Append(connection, audit);
@@ -250,11 +317,12 @@ class SqlStore final : public Store {
       TH_RETURN_IF_ERROR(
           connection
               .Execute("UPDATE virtual_key SET owner = ?2, purpose = ?3, expires_at = ?4, "
-                       "disabled = ?5, revoked = ?6, models = ?7, providers = ?8 "
-                       "WHERE key_id = ?1",
+                       "disabled = ?5, revoked = ?6, models = ?7, providers = ?8, endpoints = ?9, "
+                       "networks = ?10 WHERE key_id = ?1",
                        key->key_id, key->owner, key->purpose, Micros(key->expires_at),
                        key->disabled, key->revoked, absl::StrJoin(key->models, "\n"),
-                       absl::StrJoin(key->providers, "\n"))
+                       absl::StrJoin(key->providers, "\n"), absl::StrJoin(key->endpoints, "\n"),
+                       absl::StrJoin(key->networks, "\n"))
               .status());
       TH_RETURN_IF_ERROR(
           connection.Execute("DELETE FROM key_secret WHERE key_id = ?1", key->key_id).status());
@@ -270,6 +338,19 @@ class SqlStore final : public Store {
       const std::vector<std::string>& key_ids) override {
     std::vector<StoredKey> keys;
     const absl::Status status = database_->Read([&](sql::Connection& connection) -> absl::Status {
+      keys.clear();
+      if (connection.dialect() == sql::Dialect::kPostgres && key_ids.size() > 1) {
+        const std::vector<std::string_view> ids(key_ids.begin(), key_ids.end());
+        const sql::Array wanted = sql::Array::Texts(ids);
+        {
+          TH_ASSIGN_OR_RETURN(sql::Rows rows, connection.Query(std::string(kKeyColumns) +
+                                                                   "WHERE key_id = ANY (?1)",
+                                                               wanted));
+          while (rows.Next()) keys.push_back(KeyFrom(rows));
+          TH_RETURN_IF_ERROR(rows.status());
+        }
+        return ReadMacs(connection, &keys, "WHERE key_id = ANY (?1) ", wanted);
+      }
       for (const std::string& key_id : key_ids) {
         TH_ASSIGN_OR_RETURN(std::optional<StoredKey> key,
                             ReadKey(connection, "WHERE key_id = ?1", key_id));
@@ -285,6 +366,9 @@ class SqlStore final : public Store {
     std::optional<StoredKey> key;
     const absl::Status status = database_->Read([&](sql::Connection& connection) -> absl::Status {
       TH_ASSIGN_OR_RETURN(key, ReadKey(connection, "WHERE account_id = ?1", account_id));
+      if (key) {
+        TH_ASSIGN_OR_RETURN(key->last_used_at, ReadUse(connection, key->key_id));
+      }
       return absl::OkStatus();
     });
     TH_RETURN_IF_ERROR(status);
@@ -294,6 +378,7 @@ class SqlStore final : public Store {
   absl::StatusOr<std::vector<StoredKey>> AllKeys() override {
     std::vector<StoredKey> keys;
     const absl::Status status = database_->Read([&](sql::Connection& connection) -> absl::Status {
+      keys.clear();
       {
         TH_ASSIGN_OR_RETURN(
             sql::Rows rows,
@@ -301,19 +386,50 @@ class SqlStore final : public Store {
         while (rows.Next()) keys.push_back(KeyFrom(rows));
         TH_RETURN_IF_ERROR(rows.status());
       }
-      for (StoredKey& key : keys) TH_RETURN_IF_ERROR(ReadMacs(connection, &key));
-      return absl::OkStatus();
+      TH_RETURN_IF_ERROR(ReadMacs(connection, &keys, ""));
+      std::unordered_map<std::string_view, StoredKey*> by_id;
+      for (StoredKey& key : keys) by_id.emplace(key.key_id, &key);
+      TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                          connection.Query("SELECT key_id, unix_minutes FROM key_use"));
+      while (rows.Next()) {
+        const auto it = by_id.find(rows.View(0));
+        if (it != by_id.end()) it->second->last_used_at = absl::FromUnixSeconds(rows.Int(1) * 60);
+      }
+      return rows.status();
     });
     TH_RETURN_IF_ERROR(status);
     return keys;
   }
 
-  absl::StatusOr<StoredCredential> PutCredential(const std::string& provider,
-                                                 const std::string& origin, absl::Time at,
-                                                 const Seal& seal, const AuditRecord& audit,
+  absl::Status RecordUse(std::vector<KeyUse> uses) override {
+    // In one order, so that two edges' reports never wait for each other's rows in a circle.
+    std::sort(uses.begin(), uses.end(),
+              [](const KeyUse& a, const KeyUse& b) { return a.key_id < b.key_id; });
+    return database_->Write([&](sql::Connection& connection) -> absl::Status {
+      for (const KeyUse& use : uses) {
+        TH_RETURN_IF_ERROR(
+            connection
+                .Execute("INSERT INTO key_use (key_id, unix_minutes) "
+                         "SELECT key_id, CAST(?2 AS bigint) FROM virtual_key WHERE key_id = ?1 "
+                         "ON CONFLICT (key_id) DO UPDATE SET unix_minutes = excluded.unix_minutes "
+                         "WHERE key_use.unix_minutes < excluded.unix_minutes",
+                         use.key_id, use.unix_minutes)
+                .status());
+      }
+      return absl::OkStatus();
+    });
+  }
+
+  absl::StatusOr<StoredCredential> PutCredential(const NewCredential& fresh, const Seal& seal,
+                                                 const AuditRecord& audit,
                                                  int64_t* version) override {
-    StoredCredential credential{provider, origin, 0, at, {}};
+    StoredCredential credential;
     const absl::Status status = database_->Write([&](sql::Connection& connection) -> absl::Status {
+      credential = {.provider = fresh.provider,
+                    .name = fresh.name,
+                    .origin = fresh.origin,
+                    .weight = fresh.weight == 0 ? 1 : fresh.weight,
+                    .created_at = fresh.at};
       TH_RETURN_IF_ERROR(
           connection.Execute("UPDATE credential_version SET last = last + 1").status());
       {
@@ -322,58 +438,66 @@ class SqlStore final : public Store {
         if (!rows.Next()) return absl::InternalError("the credential version is missing");
         credential.version = rows.Int(0);
       }
+      TH_ASSIGN_OR_RETURN(
+          const std::vector<StoredCredential> before,
+          ReadCredentials(connection, "WHERE provider = ?1 AND name = ?2 ORDER BY version DESC",
+                          fresh.provider, fresh.name));
+      if (fresh.weight == 0 && !before.empty()) credential.weight = before.front().weight;
+      const bool kept = !before.empty() && before.front().origin == fresh.origin &&
+                        fresh.overlap > absl::ZeroDuration();
+      for (size_t i = 0; i < before.size(); ++i) {
+        if (i == 0 && kept) {
+          TH_RETURN_IF_ERROR(
+              connection
+                  .Execute("UPDATE credential SET expires_at = ?2, weight = ?3 WHERE version = ?1",
+                           before[i].version, absl::ToUnixMicros(fresh.at + fresh.overlap),
+                           credential.weight)
+                  .status());
+        } else {
+          TH_RETURN_IF_ERROR(
+              connection.Execute("DELETE FROM credential WHERE version = ?1", before[i].version)
+                  .status());
+        }
+      }
       TH_ASSIGN_OR_RETURN(credential.secret, seal(credential.version));
       TH_RETURN_IF_ERROR(
           connection
-              .Execute("INSERT INTO credential (provider, origin, version, created_at, wrapped_key, "
-                       "sealed) VALUES (?1, ?2, ?3, ?4, ?5, ?6) "
-                       "ON CONFLICT (provider) DO UPDATE SET origin = excluded.origin, "
-                       "version = excluded.version, created_at = excluded.created_at, "
-                       "wrapped_key = excluded.wrapped_key, sealed = excluded.sealed",
-                       provider, origin, credential.version, absl::ToUnixMicros(at),
-                       sql::Blob{credential.secret.wrapped_key},
+              .Execute("INSERT INTO credential (version, provider, name, origin, weight, created_at, "
+                       "kek_id, wrapped_key, sealed) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                       credential.version, credential.provider, credential.name, credential.origin,
+                       credential.weight, absl::ToUnixMicros(credential.created_at),
+                       credential.secret.data_key.key_id,
+                       sql::Blob{credential.secret.data_key.bytes},
                        sql::Blob{credential.secret.sealed})
               .status());
       TH_RETURN_IF_ERROR(Append(connection, audit));
-      return AppendCredentialChange(connection, provider, version);
+      return AppendCredentialChange(connection, fresh.provider, version);
     });
     TH_RETURN_IF_ERROR(status);
     return credential;
   }
 
-  absl::StatusOr<std::optional<StoredCredential>> GetCredential(
-      std::string_view provider) override {
-    std::optional<StoredCredential> credential;
-    const absl::Status status = database_->Read([&](sql::Connection& connection) -> absl::Status {
-      TH_ASSIGN_OR_RETURN(sql::Rows rows,
-                          connection.Query(std::string(kCredentialColumns) + "WHERE provider = ?1",
-                                           provider));
-      if (rows.Next()) credential = CredentialFrom(rows);
-      return rows.status();
-    });
-    TH_RETURN_IF_ERROR(status);
-    return credential;
-  }
-
-  absl::StatusOr<std::vector<StoredCredential>> Credentials() override {
+  absl::StatusOr<std::vector<StoredCredential>> Credentials(std::string_view provider) override {
     std::vector<StoredCredential> credentials;
-    const absl::Status status = database_->Read([&](sql::Connection& connection) -> absl::Status {
-      TH_ASSIGN_OR_RETURN(sql::Rows rows, connection.Query(std::string(kCredentialColumns) +
-                                                           "ORDER BY provider"));
-      while (rows.Next()) credentials.push_back(CredentialFrom(rows));
-      return rows.status();
-    });
-    TH_RETURN_IF_ERROR(status);
+    TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& connection) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(
+          credentials,
+          ReadCredentials(connection,
+                          "WHERE provider = ?1 OR ?1 = '' ORDER BY provider, name, version DESC",
+                          provider));
+      return absl::OkStatus();
+    }));
     return credentials;
   }
 
-  absl::StatusOr<bool> DeleteCredential(std::string_view provider,
+  absl::StatusOr<bool> DeleteCredential(std::string_view provider, std::string_view name,
                                         const AuditRecord& audit, int64_t* version) override {
     bool deleted = false;
     const absl::Status status = database_->Write([&](sql::Connection& connection) -> absl::Status {
       TH_ASSIGN_OR_RETURN(
           const int64_t rows,
-          connection.Execute("DELETE FROM credential WHERE provider = ?1", provider));
+          connection.Execute("DELETE FROM credential WHERE provider = ?1 AND (name = ?2 OR ?2 = '')",
+                             provider, name));
       deleted = rows > 0;
       if (!deleted) return NewestVersion(connection, version);
       TH_RETURN_IF_ERROR(Append(connection, audit));
@@ -381,6 +505,47 @@ class SqlStore final : public Store {
     });
     TH_RETURN_IF_ERROR(status);
     return deleted;
+  }
+
+  absl::StatusOr<std::map<std::string, int64_t>> CountWrapped() override {
+    std::map<std::string, int64_t> counts;
+    TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& connection) -> absl::Status {
+      counts.clear();
+      TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                          connection.Query("SELECT kek_id FROM credential UNION ALL "
+                                           "SELECT kek_id FROM hash_keys"));
+      while (rows.Next()) ++counts[rows.Text(0)];
+      return rows.status();
+    }));
+    return counts;
+  }
+
+  absl::StatusOr<std::vector<StoredCredential>> CredentialsNotWrappedBy(std::string_view kek_id,
+                                                                        int64_t limit) override {
+    std::vector<StoredCredential> credentials;
+    TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& connection) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(
+          credentials, ReadCredentials(connection, "WHERE kek_id <> ?1 ORDER BY version LIMIT ?2",
+                                       kek_id, limit));
+      return absl::OkStatus();
+    }));
+    return credentials;
+  }
+
+  absl::StatusOr<bool> ReplaceDataKey(int64_t credential_version, const WrappedKey& old,
+                                      const WrappedKey& fresh) override {
+    bool replaced = false;
+    TH_RETURN_IF_ERROR(database_->Write([&](sql::Connection& connection) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(
+          const int64_t rows,
+          connection.Execute("UPDATE credential SET kek_id = ?2, wrapped_key = ?3 "
+                             "WHERE version = ?1 AND wrapped_key = ?4",
+                             credential_version, fresh.key_id, sql::Blob{fresh.bytes},
+                             sql::Blob{old.bytes}));
+      replaced = rows > 0;
+      return absl::OkStatus();
+    }));
+    return replaced;
   }
 
   absl::Status InsertToken(const StoredToken& token, const AuditRecord& audit) override {
@@ -507,11 +672,13 @@ sql::Schema StoreSchema() {
                      {2, kSqliteSchema2},
                      {3, sql::ChangeLogSchema(sql::Dialect::kSqlite)},
                      {4, kSqliteSchema4},
-                     {5, kObjectsSchema}},
+                     {5, kObjectsSchema},
+                     {6, kSqliteSchema6}},
           .postgres = {{1, kPostgresSchema1},
                        {2, sql::ChangeLogSchema(sql::Dialect::kPostgres)},
                        {3, kPostgresSchema3},
-                       {4, kObjectsSchema}}};
+                       {4, kObjectsSchema},
+                       {5, kPostgresSchema5}}};
 }
 
 std::unique_ptr<Store> MakeSqlStore(sql::Database* database) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -11,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "services/key-vault/key_encryption.h"
 #include "tollhouse/common/v1/authorization.pb.h"
 
 namespace tollhouse::vault {
@@ -33,7 +35,10 @@ struct StoredKey {
   bool revoked = false;
   std::vector<std::string> models;     // empty: all
   std::vector<std::string> providers;  // empty: all
+  std::vector<std::string> endpoints;  // empty: all
+  std::vector<std::string> networks;   // empty: all
   std::vector<StoredMac> macs;
+  std::optional<absl::Time> last_used_at;  // KeyByAccount and AllKeys tell it; ChangeKey leaves it
 };
 
 // A key account that the vault asked the ledger for and has no key of yet.
@@ -46,16 +51,34 @@ struct KeyIntent {
 };
 
 struct SealedSecret {
-  std::string wrapped_key;
+  WrappedKey data_key;
   std::string sealed;
 };
 
+// A version of one of a provider's credentials.
 struct StoredCredential {
   std::string provider;
+  std::string name;
   std::string origin;
   int64_t version = 0;
+  int32_t weight = 1;
   absl::Time created_at;
+  std::optional<absl::Time> expires_at;  // of one that was replaced
   SealedSecret secret;
+};
+
+struct NewCredential {
+  std::string provider;
+  std::string name;
+  std::string origin;
+  int32_t weight = 0;  // 0: as it is, 1 if it is new
+  absl::Time at;
+  absl::Duration overlap;  // how long the version before stays
+};
+
+struct KeyUse {
+  std::string key_id;
+  int64_t unix_minutes = 0;
 };
 
 // A token of the admin APIs.
@@ -95,9 +118,12 @@ class Store {
   virtual ~Store() = default;
 
   // The sealed hash keys; nothing in a new store.
-  virtual absl::StatusOr<std::optional<std::string>> SealedHashKeys() = 0;
+  virtual absl::StatusOr<std::optional<WrappedKey>> SealedHashKeys() = 0;
   // FailedPrecondition if there are some.
-  virtual absl::Status PutSealedHashKeys(std::string_view sealed) = 0;
+  virtual absl::Status PutSealedHashKeys(const WrappedKey& sealed) = 0;
+  // The same keys sealed anew, if they still are what `old` says. Whether they were.
+  virtual absl::StatusOr<bool> ReplaceSealedHashKeys(const WrappedKey& old,
+                                                     const WrappedKey& sealed) = 0;
 
   virtual absl::Status PutIntent(const KeyIntent& intent) = 0;
   virtual absl::Status DeleteIntent(std::string_view client_request_id) = 0;
@@ -121,21 +147,29 @@ class Store {
   virtual absl::StatusOr<std::optional<StoredKey>> KeyByAccount(int64_t account_id) = 0;
   // By creation.
   virtual absl::StatusOr<std::vector<StoredKey>> AllKeys() = 0;
+  // Later uses than those known; unknown keys are passed over.
+  virtual absl::Status RecordUse(std::vector<KeyUse> uses) = 0;
 
-  // Upsert by provider under a version that was never used; `seal` gets that version.
+  // Upsert by provider and name under a version that was never used; `seal` gets that version. The
+  // version before stays for the overlap if its origin is the same; what is older goes.
   using Seal = std::function<absl::StatusOr<SealedSecret>(int64_t version)>;
-  virtual absl::StatusOr<StoredCredential> PutCredential(const std::string& provider,
-                                                         const std::string& origin, absl::Time at,
+  virtual absl::StatusOr<StoredCredential> PutCredential(const NewCredential& credential,
                                                          const Seal& seal,
                                                          const AuditRecord& audit,
                                                          int64_t* version) = 0;
-  virtual absl::StatusOr<std::optional<StoredCredential>> GetCredential(
-      std::string_view provider) = 0;
-  // By provider.
-  virtual absl::StatusOr<std::vector<StoredCredential>> Credentials() = 0;
-  // Whether it was there; audited if so.
-  virtual absl::StatusOr<bool> DeleteCredential(std::string_view provider,
+  // Those of a provider, all if "", also expired ones: by provider and name, newest version first.
+  virtual absl::StatusOr<std::vector<StoredCredential>> Credentials(std::string_view provider) = 0;
+  // `name` "": all of the provider's. Whether there was any; audited if so.
+  virtual absl::StatusOr<bool> DeleteCredential(std::string_view provider, std::string_view name,
                                                 const AuditRecord& audit, int64_t* version) = 0;
+  // How many data keys each key-encryption key wraps, by its id.
+  virtual absl::StatusOr<std::map<std::string, int64_t>> CountWrapped() = 0;
+  // Some of those that another key than `kek_id` wraps.
+  virtual absl::StatusOr<std::vector<StoredCredential>> CredentialsNotWrappedBy(
+      std::string_view kek_id, int64_t limit) = 0;
+  // The data key of a version wrapped anew, if it still is what `old` says. Whether it was.
+  virtual absl::StatusOr<bool> ReplaceDataKey(int64_t credential_version, const WrappedKey& old,
+                                              const WrappedKey& fresh) = 0;
 
   // ALREADY_EXISTS (TOKEN_EXISTS).
   virtual absl::Status InsertToken(const StoredToken& token, const AuditRecord& audit) = 0;

@@ -49,6 +49,8 @@ class StoreConformanceTest : public ::testing::TestWithParam<Backend> {
     key.expires_at = kNow + absl::Hours(1);
     key.models = {"gpt-4o*", "o3"};
     key.providers = {"openai"};
+    key.endpoints = {"chat_completions", "embed*"};
+    key.networks = {"10.0.0.0/8", "2001:db8::/32"};
     key.macs = {{std::string(32, 'm'), kNow, std::nullopt}};
     return key;
   }
@@ -67,10 +69,14 @@ class StoreConformanceTest : public ::testing::TestWithParam<Backend> {
 TEST_P(StoreConformanceTest, HashKeysAreSetOnce) {
   EXPECT_FALSE(store_->SealedHashKeys()->has_value());
   const std::string sealed("\0bytes\xff", 7);
-  ASSERT_TRUE(store_->PutSealedHashKeys(sealed).ok());
-  EXPECT_FALSE(store_->PutSealedHashKeys("other").ok());
+  ASSERT_TRUE(store_->PutSealedHashKeys({"kek1", sealed}).ok());
+  EXPECT_FALSE(store_->PutSealedHashKeys({"kek1", "other"}).ok());
   Reopen();
-  EXPECT_EQ(**store_->SealedHashKeys(), sealed);
+  EXPECT_EQ((*store_->SealedHashKeys())->bytes, sealed);
+  EXPECT_FALSE(*store_->ReplaceSealedHashKeys({"kek1", "other"}, {"kek2", "fresh"}));
+  EXPECT_TRUE(*store_->ReplaceSealedHashKeys({"kek1", sealed}, {"kek2", "fresh"}));
+  EXPECT_EQ((*store_->SealedHashKeys())->key_id, "kek2");
+  EXPECT_EQ((*store_->SealedHashKeys())->bytes, "fresh");
 }
 
 TEST_P(StoreConformanceTest, TokensAreKeptByNameAndGoOnce) {
@@ -121,6 +127,8 @@ TEST_P(StoreConformanceTest, KeepsEveryFieldOfAKey) {
   EXPECT_EQ(key.expires_at, expected.expires_at);
   EXPECT_EQ(key.models, expected.models);
   EXPECT_EQ(key.providers, expected.providers);
+  EXPECT_EQ(key.endpoints, expected.endpoints);
+  EXPECT_EQ(key.networks, expected.networks);
   ASSERT_EQ(key.macs.size(), 1u);
   EXPECT_EQ(key.macs[0].mac, expected.macs[0].mac);
   EXPECT_FALSE(key.macs[0].expires_at.has_value());
@@ -208,45 +216,139 @@ TEST_P(StoreConformanceTest, ChangeIsWrittenWithItsAuditOrNotAtAll) {
             "KEY_NOT_FOUND");
 }
 
-TEST_P(StoreConformanceTest, CredentialVersionsNeverReturn) {
-  const auto put = [&](const std::string& provider) {
-    auto stored = store_->PutCredential(
-        provider, "https://h:443", kNow,
-        [](int64_t version) -> absl::StatusOr<SealedSecret> {
-          return SealedSecret{"wrapped\0" + std::to_string(version), "sealed"};
-        },
-        Audit("credential.set", "provider/" + provider), &version_);
-    EXPECT_TRUE(stored.ok()) << stored.status();
-    return stored->version;
-  };
-  EXPECT_EQ(put("openai"), 1);
-  EXPECT_EQ(put("openai"), 2);
-  const AuditRecord audit = Audit("credential.delete", "provider/openai");
-  EXPECT_TRUE(*store_->DeleteCredential("openai", audit, &version_));
-  const int64_t version = version_;
-  EXPECT_FALSE(*store_->DeleteCredential("openai", audit, &version_));
-  EXPECT_EQ(version_, version);
-  Reopen();
-  EXPECT_FALSE(store_->GetCredential("openai")->has_value());
-  EXPECT_EQ(put("openai"), 3);
-  EXPECT_EQ(put("anthropic"), 4);
-  const auto all = store_->Credentials();
-  ASSERT_EQ(all->size(), 2u);
-  EXPECT_EQ(all->front().provider, "anthropic");
-  EXPECT_EQ((*store_->GetCredential("openai"))->origin, "https://h:443");
-  EXPECT_EQ((*store_->GetCredential("openai"))->created_at, kNow);
+TEST_P(StoreConformanceTest, ManyKeysAreFoundWithTheirOwnSecrets) {
+  StoredKey rotated = Key("b", 2);
+  rotated.macs.push_back({std::string(32, 'n'), kNow + absl::Seconds(1), std::nullopt});
+  ASSERT_TRUE(store_->InsertKey(Key("a", 1), "", Audit("key.create", "acme/a")).ok());
+  ASSERT_TRUE(store_->InsertKey(rotated, "", Audit("key.create", "acme/b")).ok());
+  auto keys = store_->KeysByIds({"b", "none", "a"});
+  ASSERT_TRUE(keys.ok()) << keys.status();
+  ASSERT_EQ(keys->size(), 2u);
+  for (const StoredKey& key : *keys) {
+    EXPECT_EQ(key.macs.size(), key.key_id == "a" ? 1u : 2u) << key.key_id;
+    EXPECT_EQ(key.account_id, key.key_id == "a" ? 1 : 2);
+  }
 }
 
-TEST_P(StoreConformanceTest, UnsealableCredentialChangesNothing) {
+TEST_P(StoreConformanceTest, TheLatestUseOfAKeyIsKept) {
+  ASSERT_TRUE(store_->InsertKey(Key("a", 1), "", Audit("key.create", "acme/a")).ok());
+  EXPECT_FALSE((*store_->KeyByAccount(1))->last_used_at.has_value());
+  ASSERT_TRUE(store_->RecordUse({{"none", 5}, {"a", 100}}).ok());
+  ASSERT_TRUE(store_->RecordUse({{"a", 99}}).ok());
+  Reopen();
+  EXPECT_EQ((*store_->KeyByAccount(1))->last_used_at, absl::FromUnixSeconds(6000));
+  EXPECT_EQ(store_->AllKeys()->front().last_used_at, absl::FromUnixSeconds(6000));
+  ASSERT_TRUE(store_->RecordUse({{"a", 101}}).ok());
+  EXPECT_EQ((*store_->KeyByAccount(1))->last_used_at, absl::FromUnixSeconds(6060));
+  // Neither a change nor a report undoes the other.
+  ASSERT_TRUE(store_
+                  ->ChangeKey(1,
+                              [](StoredKey& key) -> absl::StatusOr<bool> {
+                                key.disabled = true;
+                                return true;
+                              },
+                              Audit("key.update", "acme/a"), &version_)
+                  .ok());
+  EXPECT_EQ((*store_->KeyByAccount(1))->last_used_at, absl::FromUnixSeconds(6060));
+}
+
+// Puts a credential whose sealed parts say which version it is.
+class CredentialStoreTest : public StoreConformanceTest {
+ protected:
+  StoredCredential Put(NewCredential credential) {
+    if (credential.name.empty()) credential.name = "default";
+    if (credential.origin.empty()) credential.origin = "https://h:443";
+    credential.at = kNow;
+    auto stored = store_->PutCredential(
+        credential,
+        [](int64_t version) -> absl::StatusOr<SealedSecret> {
+          return SealedSecret{{"kek1", "wrapped" + std::to_string(version)}, "sealed"};
+        },
+        Audit("credential.set", "provider/" + credential.provider), &version_);
+    EXPECT_TRUE(stored.ok()) << stored.status();
+    return *stored;
+  }
+};
+
+TEST_P(CredentialStoreTest, VersionsNeverReturn) {
+  EXPECT_EQ(Put({.provider = "openai"}).version, 1);
+  EXPECT_EQ(Put({.provider = "openai"}).version, 2);
+  const AuditRecord audit = Audit("credential.delete", "provider/openai");
+  EXPECT_TRUE(*store_->DeleteCredential("openai", "", audit, &version_));
+  const int64_t version = version_;
+  EXPECT_FALSE(*store_->DeleteCredential("openai", "", audit, &version_));
+  EXPECT_EQ(version_, version);
+  Reopen();
+  EXPECT_TRUE(store_->Credentials("openai")->empty());
+  EXPECT_EQ(Put({.provider = "openai"}).version, 3);
+  EXPECT_EQ(Put({.provider = "anthropic"}).version, 4);
+  const auto all = store_->Credentials("");
+  ASSERT_EQ(all->size(), 2u);
+  EXPECT_EQ(all->front().provider, "anthropic");
+  EXPECT_EQ(store_->Credentials("openai")->front().origin, "https://h:443");
+  EXPECT_EQ(store_->Credentials("openai")->front().created_at, kNow);
+  EXPECT_EQ(store_->Credentials("openai")->front().secret.data_key.bytes, "wrapped3");
+}
+
+TEST_P(CredentialStoreTest, TheVersionBeforeStaysForTheOverlapAndNoOther) {
+  EXPECT_EQ(Put({.provider = "openai", .weight = 7}).weight, 7);
+  EXPECT_EQ(Put({.provider = "openai", .overlap = absl::Hours(1)}).weight, 7);  // as it was
+  auto both = store_->Credentials("openai");
+  ASSERT_EQ(both->size(), 2u);
+  EXPECT_EQ(both->front().version, 2);
+  EXPECT_FALSE(both->front().expires_at.has_value());
+  EXPECT_EQ(both->back().version, 1);
+  EXPECT_EQ(both->back().expires_at, kNow + absl::Hours(1));
+  Put({.provider = "openai", .weight = 3, .overlap = absl::Hours(2)});
+  both = store_->Credentials("openai");
+  ASSERT_EQ(both->size(), 2u);
+  EXPECT_EQ(both->back().version, 2);
+  EXPECT_EQ(both->back().weight, 3);
+  Put({.provider = "openai", .origin = "https://other:443", .overlap = absl::Hours(2)});
+  EXPECT_EQ(store_->Credentials("openai")->size(), 1u);  // the old one was for another origin
+}
+
+TEST_P(CredentialStoreTest, NamesAreApart) {
+  Put({.provider = "openai", .name = "b", .weight = 2});
+  Put({.provider = "openai", .name = "a"});
+  Put({.provider = "openai", .name = "a"});
+  const auto all = store_->Credentials("openai");
+  ASSERT_EQ(all->size(), 2u);
+  EXPECT_EQ(all->front().name, "a");
+  EXPECT_EQ(all->front().version, 3);
+  EXPECT_EQ(all->back().weight, 2);
+  EXPECT_TRUE(*store_->DeleteCredential("openai", "a", Audit("credential.delete", "x"), &version_));
+  EXPECT_EQ(store_->Credentials("openai")->front().name, "b");
+}
+
+TEST_P(CredentialStoreTest, DataKeysAreReplacedOnlyAsTheyWere) {
+  const StoredCredential stored = Put({.provider = "openai"});
+  Put({.provider = "openai", .name = "b"});
+  ASSERT_TRUE(store_->PutSealedHashKeys({"", "bytes"}).ok());
+  EXPECT_EQ((*store_->CountWrapped())["kek1"], 2);
+  EXPECT_EQ((*store_->CountWrapped())[""], 1);
+  EXPECT_EQ(store_->CredentialsNotWrappedBy("kek2", 10)->size(), 2u);
+  EXPECT_EQ(store_->CredentialsNotWrappedBy("kek2", 1)->size(), 1u);
+  EXPECT_TRUE(store_->CredentialsNotWrappedBy("kek1", 10)->empty());
+  const WrappedKey fresh{"kek2", "fresh"};
+  EXPECT_FALSE(*store_->ReplaceDataKey(stored.version, {"kek1", "other"}, fresh));
+  EXPECT_TRUE(*store_->ReplaceDataKey(stored.version, stored.secret.data_key, fresh));
+  EXPECT_FALSE(*store_->ReplaceDataKey(stored.version, stored.secret.data_key, fresh));
+  EXPECT_EQ((*store_->CountWrapped())["kek2"], 1);
+  EXPECT_EQ(store_->Credentials("openai")->back().secret.sealed, "sealed");
+}
+
+TEST_P(CredentialStoreTest, UnsealableCredentialChangesNothing) {
+  Put({.provider = "openai"});
   EXPECT_FALSE(store_
-                   ->PutCredential("openai", "https://h:443", kNow,
+                   ->PutCredential({.provider = "openai", .name = "default"},
                                    [](int64_t) -> absl::StatusOr<SealedSecret> {
                                      return absl::InternalError("no");
                                    },
                                    Audit("credential.set", "provider/openai"), &version_)
                    .ok());
-  EXPECT_TRUE(store_->Credentials()->empty());
-  EXPECT_TRUE(store_->Audit(10, absl::UnixEpoch(), "")->empty());
+  EXPECT_EQ(store_->Credentials("")->size(), 1u);
+  EXPECT_EQ(store_->Audit(10, absl::UnixEpoch(), "")->size(), 1u);
 }
 
 TEST_P(StoreConformanceTest, AuditIsNewestFirstAndFiltered) {
@@ -285,6 +387,11 @@ TEST_P(StoreConformanceTest, ObjectsBelongToWhoeverToldOfThemFirst) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, StoreConformanceTest,
+                         ::testing::Values(Backend::kSqlite, Backend::kPostgres),
+                         [](const auto& backend) {
+                           return backend.param == Backend::kSqlite ? "Sqlite" : "Postgres";
+                         });
+INSTANTIATE_TEST_SUITE_P(Backends, CredentialStoreTest,
                          ::testing::Values(Backend::kSqlite, Backend::kPostgres),
                          [](const auto& backend) {
                            return backend.param == Backend::kSqlite ? "Sqlite" : "Postgres";

@@ -966,6 +966,19 @@ TEST_P(StoreTest, ResolveGivesTheChainWithTagsAndLimits) {
   EXPECT_EQ(chain->chain(1).limits().max_output_tokens(), 4096);
   EXPECT_EQ(chain->chain(1).limits().requests_per_minute(), 0);
   EXPECT_EQ(chain->chain(3).path(), "acme/payments/sarah/laptop");
+
+  v1::ResolveAccountsRequest several;
+  several.add_account_ids(path_[3]);
+  several.add_account_ids(path_[1]);
+  several.add_account_ids(path_[3] + 1000);
+  const auto accounts = store_->ResolveAccounts(several);
+  ASSERT_TRUE(accounts.ok()) << accounts.status();
+  ASSERT_EQ(accounts->accounts_size(), 4);
+  EXPECT_EQ(accounts->accounts(0).parent_id(), 0);
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(accounts->accounts(i).account().ShortDebugString(), chain->chain(i).ShortDebugString());
+    if (i > 0) EXPECT_EQ(accounts->accounts(i).parent_id(), path_[i - 1]);
+  }
   EXPECT_EQ(store_->Snapshot()->limits_size(), 1);
 }
 

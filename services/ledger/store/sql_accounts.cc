@@ -1,5 +1,7 @@
 // Accounts: paths, tombstones, limits.
 #include <algorithm>
+#include <map>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "libs/base/error.h"
@@ -58,6 +60,17 @@ v1::AccountLimits LimitsOf(const AccountRow& row) {
   out.set_path(row.path);
   *out.mutable_limits() = row.limits;
   return out;
+}
+
+v1::AccountView AccountViewOf(const AccountRow& row) {
+  v1::AccountView view;
+  view.set_account_id(row.id);
+  view.set_kind(row.kind);
+  view.set_path(row.path);
+  for (const auto& [key, value] : DecodeTags(row.tags)) (*view.mutable_tags())[key] = value;
+  *view.mutable_limits() = row.limits;
+  *view.mutable_tag_rules() = row.tag_rules.rules();
+  return view;
 }
 
 // What an account of this kind at this depth may be.
@@ -461,18 +474,50 @@ absl::StatusOr<v1::ResolveAccountResponse> SqlStore::ResolveAccount(
     if (id <= 0) return NotFound(absl::StrCat("id ", id));
     TH_ASSIGN_OR_RETURN(const std::vector<AccountRow> chain, ChainOf(c, id));
     if (chain.back().deleted) return NotFound(chain.back().path);
-    for (const AccountRow& row : chain) {
-      v1::AccountView& view = *out.add_chain();
-      view.set_account_id(row.id);
-      view.set_kind(row.kind);
-      view.set_path(row.path);
-      for (const auto& [key, value] : DecodeTags(row.tags)) (*view.mutable_tags())[key] = value;
-      *view.mutable_limits() = row.limits;
-      *view.mutable_tag_rules() = row.tag_rules.rules();
-    }
+    for (const AccountRow& row : chain) *out.add_chain() = AccountViewOf(row);
     out.set_require_budget(chain.front().require_budget);
     return absl::OkStatus();
   }));
+  return out;
+}
+
+absl::StatusOr<v1::ResolveAccountsResponse> SqlStore::ResolveAccounts(
+    const v1::ResolveAccountsRequest& request) {
+  if (request.account_ids_size() > 1024) return BadArgument("at most 1024 accounts at once");
+  std::map<int64_t, AccountRow> rows;
+  TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& c) -> absl::Status {
+    rows.clear();
+    std::set<int64_t> wanted(request.account_ids().begin(), request.account_ids().end());
+    while (!wanted.empty()) {  // a level of the tree at a time
+      std::vector<AccountRow> found;
+      if (c.dialect() == sql::Dialect::kPostgres) {
+        const std::vector<int64_t> ids(wanted.begin(), wanted.end());
+        TH_ASSIGN_OR_RETURN(found, QueryAccounts(c, "id = ANY (?1)", sql::Array::Ints(ids)));
+      } else {
+        for (const int64_t id : wanted) {
+          TH_ASSIGN_OR_RETURN(std::vector<AccountRow> one, QueryAccounts(c, "id = ?1", id));
+          std::move(one.begin(), one.end(), std::back_inserter(found));
+        }
+      }
+      wanted.clear();
+      for (AccountRow& row : found) {
+        if (row.deleted) continue;
+        if (row.parent_id != 0 && !rows.contains(row.parent_id)) wanted.insert(row.parent_id);
+        const int64_t id = row.id;
+        rows.emplace(id, std::move(row));
+      }
+    }
+    return absl::OkStatus();
+  }));
+  std::map<std::string_view, const AccountRow*> by_path;  // parents come before what is below them
+  for (const auto& [id, row] : rows) by_path.emplace(row.path, &row);
+  v1::ResolveAccountsResponse out;
+  for (const auto& [path, row] : by_path) {
+    v1::ResolvedAccount& account = *out.add_accounts();
+    *account.mutable_account() = AccountViewOf(*row);
+    account.set_parent_id(row->parent_id);
+    account.set_require_budget(row->require_budget);
+  }
   return out;
 }
 

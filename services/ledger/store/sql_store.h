@@ -112,6 +112,8 @@ class SqlStore final : public Store {
                                                          bool dry_run, int64_t* version) override;
   absl::StatusOr<v1::ResolveAccountResponse> ResolveAccount(
       const v1::ResolveAccountRequest& request) override;
+  absl::StatusOr<v1::ResolveAccountsResponse> ResolveAccounts(
+      const v1::ResolveAccountsRequest& request) override;
   absl::StatusOr<v1::SetLimitsResponse> SetLimits(audit::Call* audit,
                                                   const v1::SetLimitsRequest& request,
                                                   int64_t* version) override;

@@ -133,6 +133,8 @@ class Store {
                                                                  int64_t* version) = 0;
   virtual absl::StatusOr<v1::ResolveAccountResponse> ResolveAccount(
       const v1::ResolveAccountRequest& request) = 0;
+  virtual absl::StatusOr<v1::ResolveAccountsResponse> ResolveAccounts(
+      const v1::ResolveAccountsRequest& request) = 0;
   virtual absl::StatusOr<v1::SetLimitsResponse> SetLimits(audit::Call* audit,
                                                           const v1::SetLimitsRequest& request,
                                                           int64_t* version) = 0;
