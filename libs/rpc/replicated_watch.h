@@ -19,7 +19,8 @@
 namespace tollhouse::rpc {
 
 // What any replica appended to the change log (sql::AppendChange) reaches the subscribers of every
-// replica in the order of versions. Thread-safe; must outlive the server that serves from it.
+// replica in the order of versions. A replica that has not seen the log for `max_staleness` has no
+// subscribers until it does: they find another, or know that they are alone. Thread-safe; must outlive the server that serves from it.
 template <typename Request, typename Response>
 class ReplicatedWatch final : private sql::ChangeSubscriber {
  public:
@@ -84,6 +85,7 @@ class ReplicatedWatch final : private sql::ChangeSubscriber {
       : decode_(std::move(decode)), hub_(std::move(snapshot)) {}
 
   void Restart(int64_t version) override { hub_.Restart(version); }
+  void Suspend() override { hub_.Suspend(); }
 
   absl::Status Deliver(int64_t version, std::string_view payload) override {
     TH_ASSIGN_OR_RETURN(Response change, decode_(version, payload));

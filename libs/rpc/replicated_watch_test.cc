@@ -52,6 +52,7 @@ class Service final : public LedgerService::WithCallbackMethod_Watch<LedgerServi
 struct Timing {
   absl::Duration poll = absl::Seconds(1);
   absl::Duration lease = absl::Seconds(3);
+  absl::Duration max_staleness = absl::Seconds(30);
 };
 
 // One process: its connections, its watch, its server.
@@ -65,7 +66,8 @@ class Replica {
                                    .postgres = opened_.postgres,
                                    .replica = name,
                                    .poll = timing.poll,
-                                   .lease = timing.lease};
+                                   .lease = timing.lease,
+                                   .max_staleness = timing.max_staleness};
     auto watch = Watch::Start(
         options,
         [] {
@@ -115,11 +117,13 @@ class Replica {
 // An edge: remembers what it was told.
 class Edge {
  public:
-  Edge(Replica& replica, const std::string& name)
+  Edge(Replica& replica, const std::string& name) : Edge({replica.stub()}, name) {}
+  // Subscribes at the first, then at the next one whenever it has to begin again.
+  Edge(std::vector<LedgerService::Stub*> stubs, const std::string& name)
       : client_(
             name,
-            [stub = replica.stub()](grpc::ClientContext* context, Client::Reactor* reactor) {
-              stub->async()->Watch(context, reactor);
+            [stubs, next = size_t{0}](grpc::ClientContext* context, Client::Reactor* reactor) mutable {
+              stubs[next++ % stubs.size()]->async()->Watch(context, reactor);
             },
             [this](const WatchResponse& response) {
               absl::MutexLock lock(&mutex_);
@@ -291,6 +295,28 @@ TEST_F(ReplicatedWatchTest, AfterALostConnectionNothingIsMissing) {
   ASSERT_TRUE(one.WaitFor(5));
   EXPECT_EQ(one.seen(), (std::vector<int64_t>{1, 2, 3, 4, 5}));
   EXPECT_EQ(one.snapshots(), 1);
+}
+
+TEST_F(ReplicatedWatchTest, AReplicaThatIsCutOffAloneGivesItsWatchersToOthers) {
+  const std::string role = database_.name() + "_cut";
+  database_.Execute("CREATE ROLE " + role + " SUPERUSER LOGIN");
+  std::string its_uri = uri();
+  its_uri.replace(its_uri.find("tollhouse@"), 9, role);
+  Replica a(its_uri, "a", {.poll = absl::Milliseconds(20), .max_staleness = absl::Milliseconds(200)});
+  Replica b(uri(), "b");
+  Edge one({a.stub(), b.stub()}, "edge/1");
+  Edge two({a.stub(), a.stub()}, "edge/2");
+  database_.Execute("ALTER ROLE " + role + " NOLOGIN");
+  database_.Execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '" + role + "'");
+  ASSERT_TRUE(one.WaitForSnapshots(2));  // at the other
+  ASSERT_TRUE(b.Change(7).ok());
+  ASSERT_TRUE(one.WaitFor(1));
+  EXPECT_EQ(two.snapshots(), 1);
+  database_.Execute("ALTER ROLE " + role + " LOGIN");
+  ASSERT_TRUE(two.WaitForSnapshots(2));  // with the change in it, or before it
+  EXPECT_TRUE(b.watch().WaitAcknowledged(*b.Change(8), kLong).empty());
+  for (Edge* const edge : {&one, &two}) EXPECT_EQ(edge->seen().back(), 8);
+  database_.Execute("ALTER ROLE " + role + " NOLOGIN");
 }
 
 TEST_F(ReplicatedWatchTest, WhereChangesWereDroppedEverybodyStartsAgain) {

@@ -59,10 +59,18 @@ class WatchHub {
   // Ends every subscription: they come again and get a snapshot, then what follows `version`.
   void Restart(int64_t version) {
     absl::MutexLock lock(&mutex_);
+    suspended_ = false;
     version_ = version;
     for (Reactor* subscriber : subscribers_) {
       subscriber->FinishOnce(grpc::Status(grpc::StatusCode::UNAVAILABLE, "start again"));
     }
+  }
+
+  // Ends every subscription and refuses new ones with UNAVAILABLE until Restart().
+  void Suspend() {
+    absl::MutexLock lock(&mutex_);
+    suspended_ = true;
+    for (Reactor* subscriber : subscribers_) subscriber->FinishOnce(Stale());
   }
 
   // Of the newest change.
@@ -103,6 +111,9 @@ class WatchHub {
  private:
   static grpc::Status Draining() {
     return grpc::Status(grpc::StatusCode::UNAVAILABLE, "shutting down");
+  }
+  static grpc::Status Stale() {
+    return grpc::Status(grpc::StatusCode::UNAVAILABLE, "no news of the database; ask another replica");
   }
 
   int64_t Enqueue(int64_t version, Response change) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -152,8 +163,8 @@ class WatchHub {
             FinishOnce(grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "subscriber is missing"));
             return;
           }
-          if (hub_->shutdown_) {
-            FinishOnce(Draining());
+          if (hub_->shutdown_ || hub_->suspended_) {
+            FinishOnce(hub_->shutdown_ ? Draining() : Stale());
             return;
           }
           first = true;
@@ -243,6 +254,7 @@ class WatchHub {
   mutable absl::Mutex mutex_;
   int64_t version_ ABSL_GUARDED_BY(mutex_) = 1;
   bool shutdown_ ABSL_GUARDED_BY(mutex_) = false;
+  bool suspended_ ABSL_GUARDED_BY(mutex_) = false;
   std::map<Reactor*, std::unique_ptr<Reactor>> calls_ ABSL_GUARDED_BY(mutex_);  // until OnDone
   std::set<Reactor*> subscribers_ ABSL_GUARDED_BY(mutex_);  // those that have named themselves
 };

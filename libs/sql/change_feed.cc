@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "libs/base/status_macros.h"
+#include "libs/base/strings.h"
 #include "libs/base/uuid.h"
 #include "libs/obs/log.h"
 
@@ -20,6 +21,7 @@ constexpr size_t kNamesReported = 100;
 constexpr absl::Duration kWhileWaiting = absl::Milliseconds(100);
 constexpr absl::Duration kAfterFailure = absl::Milliseconds(200);
 constexpr absl::Duration kTrimInterval = absl::Minutes(1);
+constexpr absl::Duration kComplainInterval = absl::Minutes(1);
 
 // The server's clock: replicas need not agree on theirs.
 #define TH_SQL_NOW "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
@@ -85,7 +87,6 @@ absl::Duration ChangeFeed::Staleness() const {
 }
 
 void ChangeFeed::Run() {
-  bool failed = false;
   for (;;) {
     absl::Duration pause = shared() ? options_.poll : absl::InfiniteDuration();
     {
@@ -93,7 +94,7 @@ void ChangeFeed::Run() {
       if (stopping_) return;
       if (waiters_ > 0 && shared()) pause = std::min(pause, kWhileWaiting);
     }
-    if (failed) pause = std::min(pause, kAfterFailure);
+    if (failed_) pause = std::min(pause, kAfterFailure);
     if (listener_.Wait(pause) == Listener::Event::kConnected && options_.connected) {
       options_.connected();
     }
@@ -107,15 +108,26 @@ void ChangeFeed::Run() {
     }
     absl::Status status = more.status();
     if (status.ok() && shared()) status = KeepUp();
-    if (status.ok() == failed) {  // one line when it begins, one when it ends
-      if (status.ok()) {
-        obs::Info("change_feed_recovered");
-      } else {
-        obs::Warning("change_feed_failed", {{"error", std::string_view(status.message().data(),
-                                                                       status.message().size())}});
-      }
-    }
-    failed = !status.ok();
+    Note(status);
+  }
+}
+
+void ChangeFeed::Note(const absl::Status& status) {
+  const absl::Time now = absl::Now();
+  if (status.ok()) {
+    if (std::exchange(failed_, false)) obs::Info("change_feed_recovered");
+    return;
+  }
+  const absl::Duration stale = Staleness();
+  if (!std::exchange(failed_, true) || now >= complain_at_) {
+    complain_at_ = now + kComplainInterval;
+    obs::Warning("change_feed_failed", {{"error", Std(status.message())},
+                                        {"stale_seconds", absl::ToInt64Seconds(stale)}});
+  }
+  if (stale > options_.max_staleness && !std::exchange(suspended_, true)) {
+    obs::Warning("watches_ended", {{"reason", "what they know may be old"},
+                                   {"stale_seconds", absl::ToInt64Seconds(stale)}});
+    subscriber_->Suspend();
   }
 }
 
@@ -148,7 +160,8 @@ absl::StatusOr<bool> ChangeFeed::Look() {
   }
   const bool gap = head.version > delivered_ &&
                    (changes.empty() || changes.front().version != delivered_ + 1);
-  if (head.log_id != log_id_ || head.version < delivered_ || gap) {
+  const bool resumed = std::exchange(suspended_, false);
+  if (resumed || head.log_id != log_id_ || head.version < delivered_ || gap) {
     if (!log_id_.empty()) {
       obs::Warning("change_feed_restarts", {{"from", delivered_}, {"to", head.version}});
     }

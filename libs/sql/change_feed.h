@@ -4,7 +4,8 @@
 // PostgreSQL: a change made by any process is here when its notification comes, or with the next look
 // at the log (poll). Each process tells in the database which version all its watchers have
 // acknowledged, and that it lives; one that has not been heard of for `lease` is no longer waited
-// for, and named until `named` has passed: its watchers may still be there, without the change.
+// for, and named until `named` has passed: its watchers may still be there, without the change. A
+// process that cannot read the log for `max_staleness` gives its watchers up: it may be cut off alone.
 // SQLite: this process is the only one.
 #pragma once
 
@@ -35,7 +36,8 @@ struct ChangeFeedOptions {
   std::string replica;  // this process, for people; "": its host and pid
   absl::Duration poll = absl::Seconds(1);
   absl::Duration lease = absl::Seconds(3);
-  absl::Duration named = absl::Seconds(30);
+  absl::Duration named = absl::Seconds(40);  // until it has none: max_staleness, and a try to connect
+  absl::Duration max_staleness = absl::Seconds(30);  // looked at after each failure to read the log
   int64_t changes_kept = 10'000;
   // Called on the feed's thread when its connection to the server is made, and made again after it
   // was lost (the server may be another one now), before the log is read.
@@ -50,6 +52,9 @@ class ChangeSubscriber {
   // Everything that watchers know may be wrong: they start again, with a snapshot of now, and the
   // changes after `version` follow. Called first, once.
   virtual void Restart(int64_t version) = 0;
+  // Nothing was heard of the log for `max_staleness`: watchers shall try another process. Restart()
+  // follows as soon as the log can be read again.
+  virtual void Suspend() = 0;
   // The next change. An error stops the feed here: it is delivered again, later.
   virtual absl::Status Deliver(int64_t version, std::string_view payload) = 0;
 
@@ -95,6 +100,8 @@ class ChangeFeed {
 
   bool shared() const { return options_.postgres.has_value(); }
   void Run();
+  // After each attempt: says so when things change, and at most once a minute that they have not.
+  void Note(const absl::Status& status);
   // Brings what is new; true if there is more.
   absl::StatusOr<bool> Look();
   // What the other processes need from this one, and it from them.
@@ -117,6 +124,9 @@ class ChangeFeed {
   std::string reported_behind_;
   absl::Time report_due_ = absl::InfinitePast();
   absl::Time trim_due_ = absl::InfinitePast();
+  bool suspended_ = false;
+  bool failed_ = false;
+  absl::Time complain_at_ = absl::InfinitePast();
 
   mutable absl::Mutex mutex_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

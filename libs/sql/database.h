@@ -1,7 +1,7 @@
 // SQL databases behind transactions that return absl::Status. A store is written once against these
 // classes where its SQL is the same in SQLite (sqlite.h) and PostgreSQL (postgres.h), and asks for the
 // dialect where it is not. No exception and no driver text passes this header but in the message of an
-// error, which libs/rpc does not send to clients.
+// error, which for_caller.h keeps from clients.
 #pragma once
 
 #include <array>

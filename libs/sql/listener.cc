@@ -9,12 +9,14 @@
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
+#include "libs/base/strings.h"
 #include "libs/obs/log.h"
 
 namespace tollhouse::sql {
 namespace {
 
 constexpr absl::Duration kConnectInterval = absl::Seconds(1);
+constexpr absl::Duration kComplainInterval = absl::Minutes(1);
 
 }  // namespace
 
@@ -48,9 +50,7 @@ bool Listener::Connect() {
   next_connect_ = now + kConnectInterval;
   const absl::StatusOr<std::string> conninfo = PostgresConninfo(*options_);
   if (!conninfo.ok()) {
-    obs::Warning("notifications_unavailable",
-                 {{"message", std::string_view(conninfo.status().message().data(),
-                                               conninfo.status().message().size())}});
+    Complain(Std(conninfo.status().message()));
     return false;
   }
   auto connection = std::make_unique<Connection>(PQconnectdb(conninfo->c_str()));
@@ -62,13 +62,20 @@ bool Listener::Connect() {
     PQclear(result);
   }
   if (!listening) {
-    obs::Warning("notifications_unavailable",
-                 {{"database", PostgresAddress(options_->uri)},
-                  {"message", PQerrorMessage(connection->handle)}});
+    Complain(PQerrorMessage(connection->handle));
     return false;
   }
   connection_ = std::move(connection);
+  complain_at_ = absl::InfinitePast();
   return true;
+}
+
+void Listener::Complain(std::string_view message) {
+  const absl::Time now = absl::Now();
+  if (now < complain_at_) return;
+  complain_at_ = now + kComplainInterval;
+  obs::Warning("notifications_unavailable",
+               {{"database", PostgresAddress(options_->uri)}, {"message", message}});
 }
 
 Listener::Event Listener::Wait(absl::Duration timeout) {
@@ -88,9 +95,7 @@ Listener::Event Listener::Wait(absl::Duration timeout) {
     if (fds[0].revents != 0) woken = read(wake_fd_, &count, sizeof count) > 0;
     if (fds[1].revents != 0) {
       if (PQconsumeInput(connection_->handle) == 0) {
-        obs::Warning("notifications_unavailable",
-                     {{"database", PostgresAddress(options_->uri)},
-                      {"message", PQerrorMessage(connection_->handle)}});
+        Complain(PQerrorMessage(connection_->handle));
         connection_.reset();
         fds[1].fd = -1;
         woken = true;

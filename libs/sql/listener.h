@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "absl/time/time.h"
 #include "libs/sql/postgres.h"
@@ -38,12 +39,15 @@ class Listener {
 
   // Makes the connection; false if it is not there now.
   bool Connect();
+  // Once when the connection is lost, and at most once a minute while it stays away.
+  void Complain(std::string_view message);
 
   const std::optional<PostgresOptions> options_;
   const std::string channel_;
   int wake_fd_ = -1;
   std::unique_ptr<Connection> connection_;
   absl::Time next_connect_ = absl::InfinitePast();
+  absl::Time complain_at_ = absl::InfinitePast();
 };
 
 }  // namespace tollhouse::sql

@@ -37,6 +37,7 @@ class AccountsOnlyLedger final : public ledger::v1::LedgerService::Service {
                                 ledger::v1::CreateKeyAccountResponse* response) override {
     absl::MutexLock lock(&mutex);
     if (down) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "down");
+    if (failure != nullptr) return Error(absl::StatusCode::kUnavailable, failure);
     if (!absl::StartsWith(request->parent_path(), "acme")) {
       return Error(absl::StatusCode::kNotFound, "ACCOUNT_NOT_FOUND");
     }
@@ -69,6 +70,7 @@ class AccountsOnlyLedger final : public ledger::v1::LedgerService::Service {
                               ledger::v1::ResolveAccountResponse* response) override {
     absl::MutexLock lock(&mutex);
     if (down) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "down");
+    if (failure != nullptr) return Error(absl::StatusCode::kUnavailable, failure);
     for (const auto& [id, path] : paths) {
       if (id == request->account_id() || path == request->path()) {
         response->add_chain()->set_path("acme");
@@ -105,6 +107,7 @@ class AccountsOnlyLedger final : public ledger::v1::LedgerService::Service {
 
   absl::Mutex mutex;
   bool down = false;
+  const char* failure = nullptr;  // the reason of every answer
   int64_t next_id = 10;
   std::map<int64_t, std::string> paths = {{1, "acme/payments"}};
   std::map<int64_t, std::map<std::string, std::string>> tags;
@@ -773,6 +776,35 @@ TEST_F(AppTest, NoSecretInDatabaseLogsErrorsOrAudit) {
   // A plain hash of the secret is not what is stored: without the hash keys it says nothing.
   EXPECT_FALSE(absl::StrContains(
       files, std::string(crypto::AsBytes(crypto::Sha256(secret_of(key))))));
+}
+
+TEST_F(AppTest, TheStoresErrorsComeWithoutTheDriversText) {
+  const auto store = sql::OpenDatabase({.database = "sqlite:" + dir_.File("vault.db")}, StoreSchema());
+  ASSERT_TRUE(store.ok()) << store.status();
+  const auto drop = [&](const std::string& table) {
+    return store->database->Write(
+        [&](sql::Connection& c) { return c.ExecuteScript("DROP TABLE " + table); });
+  };
+  for (const char* const table : {"key_secret", "admin_token"}) ASSERT_TRUE(drop(table).ok());
+  v1::CreateKeyResponse created;
+  grpc::ClientContext context;
+  v1::ReadTokensResponse tokens;
+  for (const absl::Status& status :
+       {Call(&v1::VaultAdminService::Stub::CreateKey, NewKey("laptop"), &created),
+        rpc::FromGrpc(vault_->ReadTokens(&context, {}, &tokens))}) {
+    EXPECT_EQ(ReasonOf(status), "STORE_FAILED");
+    EXPECT_EQ(status.message(), "the vault's store failed; its log says how");
+  }
+}
+
+TEST_F(AppTest, TheLedgersStoreIsNotTakenForTheVaults) {
+  ledger_.failure = "SQL_BUSY";
+  v1::CreateKeyResponse created;
+  const absl::Status status =
+      Call(&v1::VaultAdminService::Stub::CreateKey, NewKey("laptop"), &created);
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(ReasonOf(status), "LEDGER_UNAVAILABLE");
+  EXPECT_EQ(status.message(), "from the ledger");
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include "libs/rpc/permission.h"
 #include "libs/rpc/replicated_watch.h"
 #include "libs/rpc/status.h"
+#include "libs/sql/for_caller.h"
 #include "services/key-vault/vault.h"
 #include "tollhouse/vault/v1/vault.grpc.pb.h"
 #include "tollhouse/vault/v1/vault_admin.grpc.pb.h"
@@ -104,7 +105,7 @@ class VaultServiceImpl final
   grpc::Status LookupKeys(grpc::ServerContext* context, const v1::LookupKeysRequest* request,
                           v1::LookupKeysResponse* response) override {
     const auto keys = vault_->LookupKeys(Strings(request->key_ids()));
-    if (!keys.ok()) return rpc::ToGrpc(keys.status());
+    if (!keys.ok()) return Reply(keys.status());
     for (const StoredKey& key : *keys) {
       v1::KeyRecord* record = response->add_keys();
       record->set_key_id(key.key_id);
@@ -122,14 +123,14 @@ class VaultServiceImpl final
       for (const std::string& network : key.networks) record->add_networks(network);
       record->set_revoked(key.revoked);
     }
-    return rpc::ToGrpc(absl::OkStatus());
+    return Reply(absl::OkStatus());
   }
 
   grpc::Status GetCredential(grpc::ServerContext* context, const v1::GetCredentialRequest* request,
                              v1::GetCredentialResponse* response) override {
     const auto credentials = vault_->GetCredentials(absl::StrCat("edge/", request->edge_id()),
                                                     request->provider(), request->origin());
-    if (!credentials.ok()) return rpc::ToGrpc(credentials.status());
+    if (!credentials.ok()) return Reply(credentials.status());
     for (const Vault::OpenedCredential& credential : *credentials) {
       v1::LiveCredential* live = response->add_credentials();
       live->set_name(credential.stored.name);
@@ -140,20 +141,20 @@ class VaultServiceImpl final
         *live->mutable_expires_at() = ToProto(*credential.stored.expires_at);
       }
     }
-    return rpc::ToGrpc(absl::OkStatus());
+    return Reply(absl::OkStatus());
   }
 
   grpc::Status ReportKeyUse(grpc::ServerContext*, const v1::ReportKeyUseRequest* request,
                             v1::ReportKeyUseResponse*) override {
     std::vector<KeyUse> uses;
     for (const v1::KeyUse& use : request->uses()) uses.push_back({use.key_id(), use.unix_minutes()});
-    return rpc::ToGrpc(vault_->RecordUse(std::move(uses)));
+    return Reply(vault_->RecordUse(std::move(uses)));
   }
 
   grpc::Status ReadTokens(grpc::ServerContext*, const v1::ReadTokensRequest*,
                           v1::ReadTokensResponse* response) override {
     const auto tokens = vault_->ListTokens("");
-    if (!tokens.ok()) return rpc::ToGrpc(tokens.status());
+    if (!tokens.ok()) return Reply(tokens.status());
     for (const StoredToken& token : *tokens) {
       v1::TokenRecord* record = response->add_tokens();
       record->set_name(token.name);
@@ -162,28 +163,32 @@ class VaultServiceImpl final
       record->set_subtree(token.subtree);
       if (token.expires_at) *record->mutable_expires_at() = ToProto(*token.expires_at);
     }
-    return rpc::ToGrpc(absl::OkStatus());
+    return Reply(absl::OkStatus());
   }
 
   grpc::Status PutObject(grpc::ServerContext*, const v1::PutObjectRequest* request,
                          v1::PutObjectResponse*) override {
     const v1::StoredObject& object = request->object();
-    return rpc::ToGrpc(request->remove()
-                           ? vault_->DeleteObject(object.id(), object.account_id())
-                           : vault_->PutObject(object.id(), object.provider(), object.account_id()));
+    return Reply(request->remove()
+                     ? vault_->DeleteObject(object.id(), object.account_id())
+                     : vault_->PutObject(object.id(), object.provider(), object.account_id()));
   }
 
   grpc::Status FindObject(grpc::ServerContext*, const v1::FindObjectRequest* request,
                           v1::FindObjectResponse* response) override {
     const auto object = vault_->FindObject(request->id());
-    if (!object.ok()) return rpc::ToGrpc(object.status());
+    if (!object.ok()) return Reply(object.status());
     response->mutable_object()->set_id(object->id);
     response->mutable_object()->set_provider(object->provider);
     response->mutable_object()->set_account_id(object->account_id);
-    return rpc::ToGrpc(absl::OkStatus());
+    return Reply(absl::OkStatus());
   }
 
  private:
+  static grpc::Status Reply(const absl::Status& status) {
+    return rpc::ToGrpc(sql::ForCaller(status, "vault"));
+  }
+
   Vault* const vault_;
   KeyWatch* const watch_;
 };
@@ -407,7 +412,7 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
   grpc::Status Answer(const grpc::ServerContext* context, const google::protobuf::Message& request,
                       const Body& body) {
     const absl::StatusOr<rpc::Caller> caller = rpc::Authorize(authenticator_, *context, request);
-    return rpc::ToGrpc(caller.ok() ? body(*caller) : caller.status());
+    return rpc::ToGrpc(caller.ok() ? sql::ForCaller(body(*caller), "vault") : caller.status());
   }
 
   template <typename Response>

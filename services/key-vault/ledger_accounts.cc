@@ -6,6 +6,7 @@
 
 #include "libs/base/error.h"
 #include "libs/base/status_macros.h"
+#include "libs/base/strings.h"
 #include "libs/rpc/status.h"
 #include "tollhouse/ledger/v1/ledger.grpc.pb.h"
 
@@ -18,9 +19,13 @@ void SetDeadline(grpc::ClientContext* context) {
 
 absl::Status FromLedger(const grpc::Status& answer) {
   absl::Status status = rpc::FromGrpc(answer);
-  if (status.ok() || !ReasonOf(status).empty()) return status;
+  const std::string reason = ReasonOf(status);
+  const bool of_its_store = reason.substr(0, 4) == "SQL_";  // which the vault has, too
+  if (status.ok() || (!reason.empty() && !of_its_store)) return status;
   return MakeError(absl::StatusCode::kUnavailable, "LEDGER_UNAVAILABLE",
-                   "the ledger, which owns the accounts of keys, does not answer; try again");
+                   of_its_store
+                       ? Std(status.message())
+                       : "the ledger, which owns the accounts of keys, does not answer; try again");
 }
 
 KeyAccount FromView(const ledger::v1::AccountView& view) {

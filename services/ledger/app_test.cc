@@ -24,9 +24,7 @@ namespace tollhouse::ledger {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-using ::testing::Not;
 using WatchClient = rpc::WatchClient<v1::WatchRequest, v1::WatchResponse>;
 
 // What a watcher has seen.
@@ -330,25 +328,6 @@ TEST_F(AppTest, RaisesEndWithoutAnybodyAsking) {
   v1::ListBudgetsResponse list;
   ASSERT_TRUE(Call(*admin_, &v1::LedgerAdminService::Stub::ListBudgets, v1::ListBudgetsRequest(), &list).ok());
   EXPECT_EQ(list.budgets(0).cap_nanousd(), 1000);
-}
-
-TEST(ForCallerTest, DriverErrorsKeepAReasonThatHelpsAndLoseTheirText) {
-  const absl::Status full = ForCaller(
-      MakeError(absl::StatusCode::kResourceExhausted, "SQL_FULL", "sqlite: database or disk is full"));
-  EXPECT_EQ(full.code(), absl::StatusCode::kUnavailable);
-  EXPECT_EQ(ReasonOf(full), "SQL_FULL");
-  const absl::Status busy =
-      ForCaller(MakeError(absl::StatusCode::kUnavailable, "SQL_BUSY", "sqlite: database is locked"));
-  EXPECT_EQ(ReasonOf(busy), "SQL_BUSY");
-  const absl::Status other =
-      ForCaller(MakeError(absl::StatusCode::kInternal, "SQL_FAILED", "sqlite: no such table: x"));
-  EXPECT_EQ(other.code(), absl::StatusCode::kInternal);
-  for (const absl::Status& status : {full, busy, other}) {
-    EXPECT_THAT(std::string(status.message()), Not(HasSubstr("sqlite")));
-  }
-  EXPECT_EQ(ReasonOf(ForCaller(MakeError(absl::StatusCode::kNotFound, "BUDGET_NOT_FOUND", "no"))),
-            "BUDGET_NOT_FOUND");
-  EXPECT_TRUE(ForCaller(absl::OkStatus()).ok());
 }
 
 TEST_F(AppTest, StateSurvivesARestart) {

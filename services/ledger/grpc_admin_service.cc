@@ -8,6 +8,7 @@
 #include "libs/base/status_macros.h"
 #include "libs/base/strings.h"
 #include "libs/base/uuid.h"
+#include "libs/sql/for_caller.h"
 #include "services/ledger/core/names.h"
 #include "services/ledger/grpc_service.h"
 #include "services/ledger/validate.h"
@@ -36,7 +37,9 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
  public:
   AdminServiceImpl(Store* store, Publisher* publisher, const rpc::Authenticator* authenticator,
                    audit::Log* log)
-      : store_(store), publisher_(publisher), log_(log), calls_(authenticator, log, ForCaller) {}
+      : store_(store), publisher_(publisher), log_(log), calls_(authenticator, log, [](const absl::Status& status) {
+          return sql::ForCaller(status, "ledger");
+        }) {}
 
   grpc::Status CreateAccount(grpc::ServerContext* context, const v1::CreateAccountRequest* request,
                              v1::CreateAccountResponse* response) override {
@@ -229,7 +232,7 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
   grpc::Status ListSuspense(grpc::ServerContext* context, const v1::ListSuspenseRequest* request,
                             v1::ListSuspenseResponse* response) override {
     return Call(context, *request, [&](audit::Call&) -> absl::Status {
-      TH_ASSIGN_OR_RETURN(*response, store_->ListSuspense(request->path()));
+      TH_ASSIGN_OR_RETURN(*response, store_->ListSuspense(*request));
       return absl::OkStatus();
     });
   }

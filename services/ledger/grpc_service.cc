@@ -7,31 +7,10 @@
 #include "libs/obs/log.h"
 #include "libs/rpc/replicated_watch.h"
 #include "libs/rpc/status.h"
+#include "libs/sql/for_caller.h"
 #include "tollhouse/ledger/v1/ledger.grpc.pb.h"
 
 namespace tollhouse::ledger {
-
-absl::Status ForCaller(const absl::Status& status) {
-  const std::string reason = ReasonOf(status);
-  if (reason.substr(0, 4) != "SQL_") return status;
-  obs::Error("store_failed", {{"reason", reason},
-                              {"message", std::string_view(status.message().data(),
-                                                           status.message().size())}});
-  if (reason == "SQL_FULL") {
-    return MakeError(absl::StatusCode::kUnavailable, reason,
-                     "the ledger's disk is full or failing; nothing was changed");
-  }
-  if (status.code() == absl::StatusCode::kUnavailable) {
-    return MakeError(absl::StatusCode::kUnavailable, reason,
-                     reason == "SQL_COMMIT_UNKNOWN"
-                         ? "the ledger's database was lost during the commit; try again, it counts once"
-                     : reason == "SQL_BUSY" || reason == "SQL_RETRY" || reason == "SQL_TIMEOUT"
-                         ? "the ledger is busy; try again"
-                     : reason == "SQL_READ_ONLY" ? "the ledger's database takes no writes now; try again later"
-                                                 : "the ledger's database cannot be reached; try again later");
-  }
-  return absl::InternalError("the ledger's store failed");
-}
 
 namespace {
 
@@ -116,7 +95,7 @@ class PostStream final : public grpc::ServerBidiReactor<v1::PostRequest, v1::Pos
     absl::MutexLock lock(&mutex_);
     if (finished_) return;
     if (!answer.ok()) {
-      Fail(ForCaller(answer.status()));
+      Fail(sql::ForCaller(answer.status(), "ledger"));
       return;
     }
     answers_.push_back(*std::move(answer));
@@ -250,7 +229,7 @@ class LedgerServiceImpl final : public Base {
   }
 
  private:
-  static grpc::Status Reply(const absl::Status& status) { return rpc::ToGrpc(ForCaller(status)); }
+  static grpc::Status Reply(const absl::Status& status) { return rpc::ToGrpc(sql::ForCaller(status, "ledger")); }
 
   template <typename Response>
   static grpc::Status Reply(absl::StatusOr<Response> answer, Response* response) {

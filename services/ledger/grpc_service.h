@@ -40,8 +40,4 @@ std::unique_ptr<grpc::Service> MakeAdminService(Store* store, Publisher* publish
                                                 const rpc::Authenticator* authenticator,
                                                 audit::Log* log);
 
-// What a caller gets to see of a store's error: driver errors keep their reason only where it helps
-// (all that are UNAVAILABLE, and SQL_FULL), never their text.
-absl::Status ForCaller(const absl::Status& status);
-
 }  // namespace tollhouse::ledger

@@ -12,7 +12,9 @@
 #include "libs/base/error.h"
 #include "libs/rpc/watch_client.h"
 #include "libs/testing/fake_clock.h"
+#include "libs/sql/open.h"
 #include "libs/testing/temp_dir.h"
+#include "services/router-policy/store/sql_store.h"
 #include "tollhouse/router/v1/router.grpc.pb.h"
 #include "tollhouse/router/v1/router_admin.grpc.pb.h"
 
@@ -117,6 +119,20 @@ TEST_F(AppTest, ErrorsCarryTheirReason) {
   const absl::Status status = rpc::FromGrpc(admin_->SetProvider(&context, request, &response));
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(ReasonOf(status), "BAD_PROVIDER");
+}
+
+TEST_F(AppTest, TheStoresErrorsComeWithoutTheDriversText) {
+  const auto store = sql::OpenDatabase({.database = "sqlite:" + dir_.File("router.db")}, StoreSchema());
+  ASSERT_TRUE(store.ok()) << store.status();
+  ASSERT_TRUE(store->database
+                  ->Write([](sql::Connection& c) { return c.ExecuteScript("DROP TABLE provider"); })
+                  .ok());
+  grpc::ClientContext context;
+  Authorize(&context);
+  v1::SetProviderResponse response;
+  const absl::Status status = rpc::FromGrpc(admin_->SetProvider(&context, SetOpenai(), &response));
+  EXPECT_EQ(ReasonOf(status), "STORE_FAILED");
+  EXPECT_EQ(status.message(), "the router's store failed; its log says how");
 }
 
 }  // namespace

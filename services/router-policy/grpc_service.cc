@@ -10,6 +10,7 @@
 #include "libs/rpc/permission.h"
 #include "libs/rpc/status.h"
 #include "libs/rpc/replicated_watch.h"
+#include "libs/sql/for_caller.h"
 #include "services/router-policy/catalog.h"
 #include "tollhouse/router/v1/router.grpc.pb.h"
 #include "tollhouse/router/v1/router_admin.grpc.pb.h"
@@ -166,7 +167,7 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
   grpc::Status Answer(const grpc::ServerContext* context, const google::protobuf::Message& request,
                       const Body& body) {
     const absl::StatusOr<rpc::Caller> caller = rpc::Authorize(authenticator_, *context, request);
-    return rpc::ToGrpc(caller.ok() ? body(*caller) : caller.status());
+    return rpc::ToGrpc(caller.ok() ? sql::ForCaller(body(*caller), "router") : caller.status());
   }
 
   template <typename Response>

@@ -7,6 +7,10 @@ import seeds
 from seeds import rng  # noqa: F401 a fixture
 
 
+def pytest_addoption(parser):
+    parser.addoption("--faults", type=int, default=0, help="so many in the test of chaos")
+
+
 def pytest_configure(config):
     seeds.allow_many_sockets()
 

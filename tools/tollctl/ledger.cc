@@ -50,12 +50,12 @@ absl::Status Entries(Invocation& in, EntriesArgs& args) {
   while (left > 0) {
     TH_ASSIGN_OR_RETURN(const auto page, in.api.Call(args.request));
     for (const auto& entry : page.entries()) {
-      args.request.set_after_sequence(entry.sequence());
-      args.request.set_after_org_id(entry.org_id());
       if (left-- <= 0) break;
       entries.Add(FromProto(entry));
     }
-    if (page.entries().empty()) break;
+    if (!page.has_next()) break;
+    args.request.set_after_sequence(page.next().after_sequence());
+    args.request.set_after_org_id(page.next().after_org_id());
   }
   in.Print({Value::Object({{"entries", entries}}), "entries",
             {Column::Count("ENTRY", "sequence"), Column::Time("POSTED", "posted_at", in.Now()),

@@ -19,7 +19,13 @@ void RegisterSuspense(CommandLine& commands) {
       .Example("tollctl suspense list acme")
       .Run([=](Invocation& in) -> absl::Status {
         in.subject = list->path();
-        TH_ASSIGN_OR_RETURN(const auto response, in.api.Call(*list));
+        TH_ASSIGN_OR_RETURN(auto response, in.api.Call(*list));
+        while (!response.next().empty()) {
+          list->set_after(response.next());
+          TH_ASSIGN_OR_RETURN(const auto page, in.api.Call(*list));
+          response.mutable_rows()->MergeFrom(page.rows());
+          response.set_next(page.next());
+        }
         in.Print({FromProto(response), "rows",
                   {Column::Text("HOLD", "hold_id"), Column::Text("ACCOUNT", "account"),
                    Column::Text("REQUEST", "request_id"), Column::Text("PROVIDER", "provider"),

@@ -215,9 +215,12 @@ class FakeLedger final : public ledger::v1::LedgerAdminService::Service {
   grpc::Status ListEntries(Context, const ledger::v1::ListEntriesRequest* request,
                            ledger::v1::ListEntriesResponse* response) override {
     for (const auto& entry : entries) {
-      if (entry.sequence() > request->after_sequence() && response->entries_size() < 2) {
-        *response->add_entries() = entry;
+      if (entry.sequence() <= request->after_sequence()) continue;
+      if (response->entries_size() == 2) {
+        response->mutable_next()->set_after_sequence(response->entries(1).sequence());
+        break;
       }
+      *response->add_entries() = entry;
     }
     return grpc::Status::OK;
   }
@@ -244,11 +247,13 @@ class FakeLedger final : public ledger::v1::LedgerAdminService::Service {
     writer->Write(progress);
     return grpc::Status::OK;
   }
-  grpc::Status ListSuspense(Context, const ledger::v1::ListSuspenseRequest*,
+  grpc::Status ListSuspense(Context, const ledger::v1::ListSuspenseRequest* request,
                             ledger::v1::ListSuspenseResponse* response) override {
     auto* row = response->add_rows();
-    row->set_hold_id("018f2a7c-6d1e-7cc2-98c4-dc0c0c07398f");
+    row->set_hold_id(request->after().empty() ? "018f2a7c-6d1e-7cc2-98c4-dc0c0c07398f"
+                                              : "018f2a7c-6d1e-7cc2-98c4-dc0c0c073990");
     row->set_amount_nanousd(500);
+    if (request->after().empty()) response->set_next("one more");
     auto* lost = response->add_lost_leases();
     lost->set_id("epoch/1/3");
     lost->add_waiting_for("edge-7");

@@ -164,6 +164,12 @@ class StoreTest : public ::testing::TestWithParam<sql::Dialect> {
     return results.ok() ? results->front() : v1::PostResult();
   }
 
+  static v1::ListSuspenseRequest Below(const std::string& path) {
+    v1::ListSuspenseRequest request;
+    request.set_path(path);
+    return request;
+  }
+
   std::vector<std::string> Problems() {
     v1::VerifyLedgerProgress last;
     const absl::Status status = store_->Verify({}, [&](const v1::VerifyLedgerProgress& progress) {
@@ -429,8 +435,8 @@ TEST_P(StoreTest, ClosedEpochsLeaseReturnsOnlyAfterEveryEdgeHasAnnounced) {
   announce.clear_unsettled();
   EXPECT_TRUE(store_->AnnounceHolds(announce).ok());
   EXPECT_EQ(Budget("acme#month").suspense_nanousd(), 100);  // the announced hold
-  EXPECT_EQ(store_->ListSuspense("acme")->rows_size(), 1);
-  EXPECT_EQ(store_->ListSuspense("acme")->lost_lease_nanousd(), 0);
+  EXPECT_EQ(store_->ListSuspense(Below("acme"))->rows_size(), 1);
+  EXPECT_EQ(store_->ListSuspense(Below("acme"))->lost_lease_nanousd(), 0);
   EXPECT_EQ(Lease(org, 470, 1000), 470);
   EXPECT_THAT(Problems(), IsEmpty());
 
@@ -449,7 +455,7 @@ TEST_P(StoreTest, LostLeaseOfALostEdgeWaitsForAnOperator) {
   const v1::Budget org = SetBudget("acme", 1000);
   Lease(org, 1, 600);
   epoch_ = RegisterEpoch("memory-2");
-  const auto waiting = store_->ListSuspense("acme");
+  const auto waiting = store_->ListSuspense(Below("acme"));
   ASSERT_EQ(waiting->lost_leases_size(), 1);
   EXPECT_EQ(waiting->lost_leases(0).id(), absl::StrCat("epoch/", path_[0], "/1"));
   EXPECT_EQ(waiting->lost_leases(0).amount_nanousd(), 600);
@@ -459,7 +465,7 @@ TEST_P(StoreTest, LostLeaseOfALostEdgeWaitsForAnOperator) {
   EXPECT_TRUE(store_->ReleaseLostLease(nullptr, path_[0], 1).ok());
   EXPECT_TRUE(store_->ReleaseLostLease(nullptr, path_[0], 1).ok());
   EXPECT_EQ(Budget("acme#month").suspense_nanousd(), 0);
-  EXPECT_EQ(store_->ListSuspense("acme")->lost_leases_size(), 0);
+  EXPECT_EQ(store_->ListSuspense(Below("acme"))->lost_leases_size(), 0);
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
@@ -1016,15 +1022,51 @@ TEST_P(StoreTest, EntriesAreListedInPostingOrderAfterACursor) {
   std::vector<int64_t> costs;
   for (;;) {
     const auto page = store_->ListEntries(request);
-    if (page->entries_size() == 0) break;
     for (const auto& entry : page->entries()) costs.push_back(entry.entry().cost_nanousd());
-    request.set_after_sequence(page->entries(page->entries_size() - 1).sequence());
+    if (!page->has_next()) break;
+    request.set_after_sequence(page->next().after_sequence());
+    request.set_after_org_id(page->next().after_org_id());
   }
   EXPECT_THAT(costs, ElementsAre(1, 2, 3, 4, 5));
   const auto by_hold = store_->ExplainRequest(
       UuidFromRaw(store_->ListEntries({})->entries(2).entry().hold_id())->ToString());
   EXPECT_EQ(by_hold->attempts(0).entry().cost_nanousd(), 3);
   EXPECT_EQ(ReasonOf(store_->ExplainRequest("nothing").status()), "REQUEST_NOT_FOUND");
+}
+
+TEST_P(StoreTest, SuspenseIsListedInPagesOldestFirst) {
+  SetUpPath();
+  SetBudget("acme", 100'000);
+  std::vector<std::string> expected;
+  for (int i = 1; i <= 5; ++i) {
+    if (i != 3) clock_.Advance(absl::Seconds(1));  // two at the same time
+    v1::Entry entry = Entry(v1::ENTRY_KIND_SUSPEND, 0, {}, 0);
+    entry.set_hold_nanousd(i);
+    entry.set_request_id(absl::StrCat("request ", i));
+    EXPECT_EQ(Post(entry).outcome(), v1::POST_OUTCOME_POSTED);
+    expected.push_back(entry.request_id());
+  }
+  v1::ListSuspenseRequest request = Below("acme/payments");
+  request.set_page_size(2);
+  std::vector<std::string> seen;
+  std::vector<int> pages;
+  for (;;) {
+    const auto page = store_->ListSuspense(request);
+    ASSERT_TRUE(page.ok()) << page.status();
+    for (const auto& row : page->rows()) seen.push_back(row.request_id());
+    pages.push_back(page->rows_size());
+    if (page->next().empty()) break;
+    request.set_after(page->next());
+  }
+  EXPECT_THAT(seen, ::testing::UnorderedElementsAreArray(expected));
+  EXPECT_EQ(seen.front(), "request 1");
+  EXPECT_EQ(seen.back(), "request 5");
+  EXPECT_THAT(pages, ElementsAre(2, 2, 1));
+  EXPECT_EQ(store_->ExplainRequest("request 4")->attempts_size(), 1);
+  for (const char* const bad : {"x", "1/2/3", "1/018f2a7c-6d1e-7cc2-98c4-dc0c0c07398f"}) {
+    request.set_after(bad);
+    EXPECT_EQ(ReasonOf(store_->ListSuspense(request).status()), "BAD_ARGUMENT") << bad;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Stores, StoreTest,

@@ -1,8 +1,10 @@
 // Reports from the journal.
 #include <algorithm>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "libs/base/error.h"
 #include "libs/base/strings.h"
 #include "services/ledger/core/names.h"
@@ -12,9 +14,14 @@ namespace tollhouse::ledger {
 namespace {
 
 constexpr int kEntriesPerPage = 1000;
+constexpr int64_t kNumbersPerStatement = 50'000;  // of an org's journal that one statement looks through
+constexpr absl::Duration kPageTimeMax = absl::Seconds(2);
+constexpr int64_t kEntriesPerSlice = 500'000;
 constexpr int64_t kHourMicros = 3'600'000'000;
 constexpr size_t kPriceDetailsKept = 10'000;
 constexpr std::string_view kTagPrefix = "tag:";
+
+int PageSize(int wanted) { return wanted > 0 ? std::min(wanted, kEntriesPerPage) : kEntriesPerPage; }
 
 int64_t Micros(const google::protobuf::Timestamp& time) {
   return time.seconds() * 1'000'000 + time.nanos() / 1000;
@@ -23,6 +30,20 @@ int64_t Micros(const google::protobuf::Timestamp& time) {
 std::string HoldText(std::string_view raw) {
   const absl::StatusOr<Uuid> id = UuidFromRaw(raw);
   return id.ok() ? id->ToString() : "";
+}
+
+// The column of the journal and of the hourly sums that says whether an entry lies below the account.
+const char* LevelColumn(const AccountRow& account) {
+  switch (account.kind) {
+    case common::v1::ACCOUNT_KIND_TEAM:
+      return "team_id";
+    case common::v1::ACCOUNT_KIND_USER:
+      return "user_id";
+    case common::v1::ACCOUNT_KIND_KEY:
+      return "key_id";
+    default:
+      return "org_id";
+  }
 }
 
 v1::JournalEntry InSuspense(std::string_view hold_id, v1::Entry entry, absl::Time since) {
@@ -125,11 +146,8 @@ absl::StatusOr<std::map<SqlStore::SpendKey, SqlStore::SpendSums>> SqlStore::SumS
     sql::Connection& c, const AccountRow& account, int64_t since, int64_t until,
     const SpendGroups& groups) {
   std::map<SpendKey, SpendSums> out;
-  const char* const level = account.kind == common::v1::ACCOUNT_KIND_TEAM   ? "team_id"
-                            : account.kind == common::v1::ACCOUNT_KIND_USER ? "user_id"
-                            : account.kind == common::v1::ACCOUNT_KIND_KEY  ? "key_id"
-                                                                            : "org_id";
-  // From `table`, whose rows are at `moment`.
+  const std::string below = absl::StrCat("org_id = ?1 AND ", LevelColumn(account), " = ?2");
+  // From the table of hourly sums or from the journal, whose rows are at `moment`.
   const auto add = [&](bool hours, int64_t from, int64_t to) -> absl::Status {
     if (from >= to) return absl::OkStatus();
     const char* const moment = hours ? "hour" : "started_at";
@@ -149,8 +167,8 @@ absl::StatusOr<std::map<SqlStore::SpendKey, SqlStore::SpendSums>> SqlStore::SumS
                              "), 0), coalesce(sum(cost), 0), coalesce(sum(input_tokens), 0), "
                              "coalesce(sum(output_tokens), 0)",
                              by.empty() ? "" : ", ", columns, " FROM ",
-                             hours ? "spend_hours WHERE" : "journal WHERE kind <> 2 AND",
-                             " org_id = ?1 AND ", level, " = ?2 AND ", moment, " >= ?3 AND ", moment,
+                             hours ? "spend_hours WHERE " : "journal WHERE kind <> 2 AND ",
+                             below, " AND ", moment, " >= ?3 AND ", moment,
                              " < ?4", by.empty() ? "" : " GROUP BY ", columns),
                 account.org_id, account.id, from, to));
     while (rows.Next()) {
@@ -171,8 +189,28 @@ absl::StatusOr<std::map<SqlStore::SpendKey, SqlStore::SpendSums>> SqlStore::SumS
     }
     return rows.status();
   };
-  if (groups.tags) {  // the hours do not have them
-    TH_RETURN_IF_ERROR(add(false, since, until));
+  if (groups.tags) {
+    // The hourly sums do not have them, but say which hours have anything: some at a time, so that
+    // no statement takes long.
+    TH_ASSIGN_OR_RETURN(
+        sql::Rows rows,
+        c.Query(absl::StrCat("SELECT hour, sum(requests) FROM spend_hours WHERE ", below,
+                             " AND hour > ?3 AND hour < ?4 GROUP BY hour ORDER BY hour"),
+                account.org_id, account.id, std::max(since, INT64_MIN + kHourMicros) - kHourMicros,
+                until));
+    int64_t from = 0, to = 0, entries = 0;
+    while (rows.Next()) {
+      const int64_t hour = rows.Int(0);
+      if (hour != to || entries >= kEntriesPerSlice) {
+        TH_RETURN_IF_ERROR(add(false, std::max(from, since), std::min(to, until)));
+        from = hour;
+        entries = 0;
+      }
+      to = hour + kHourMicros;
+      entries += rows.Int(1);
+    }
+    TH_RETURN_IF_ERROR(rows.status());
+    TH_RETURN_IF_ERROR(add(false, std::max(from, since), std::min(to, until)));
     return out;
   }
   // Whole hours from their sums, what is left at both ends from the journal.
@@ -352,16 +390,21 @@ absl::StatusOr<v1::ExplainRequestResponse> SqlStore::ExplainRequest(std::string_
         }
         TH_RETURN_IF_ERROR(rows.status());
       }
-      // What is in suspense has no journal entry yet; there are few of them.
-      TH_ASSIGN_OR_RETURN(sql::Rows rows,
-                          c.Query("SELECT hold_id, entry, since FROM suspense WHERE state < 3"));
+      // What is in suspense has no journal entry yet. Its label is only in its bytes.
+      constexpr std::string_view kOpen = "SELECT hold_id, entry, since FROM suspense WHERE state < 3";
+      TH_ASSIGN_OR_RETURN(
+          sql::Rows rows,
+          round == 0 ? c.Scan(kOpen)
+                     : c.Query(absl::StrCat(Absl(kOpen), " AND org_id IN (SELECT org_id FROM orgs) AND "
+                                                         "hold_id = ?1"),
+                               sql::RawUuid{raw}));
       while (rows.Next()) {
-        v1::Entry entry;
         const std::string_view bytes = rows.View(1);
+        if (round == 0 && (label.empty() || bytes.find(label) == std::string_view::npos)) continue;
+        v1::Entry entry;
         entry.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()));
-        if (round == 0 ? entry.request_id() == label && !label.empty() : rows.View(0) == raw) {
-          *out.add_attempts() = InSuspense(rows.View(0), std::move(entry), FromColumn(rows.Int(2)));
-        }
+        if (round == 0 && entry.request_id() != label) continue;
+        *out.add_attempts() = InSuspense(rows.View(0), std::move(entry), FromColumn(rows.Int(2)));
       }
       TH_RETURN_IF_ERROR(rows.status());
     }
@@ -376,43 +419,52 @@ absl::StatusOr<v1::ExplainRequestResponse> SqlStore::ExplainRequest(std::string_
 
 absl::StatusOr<v1::ListEntriesResponse> SqlStore::ListEntries(const v1::ListEntriesRequest& request) {
   v1::ListEntriesResponse out;
-  const int limit = request.page_size() > 0 ? std::min(request.page_size(), kEntriesPerPage)
-                                            : kEntriesPerPage;
+  const int limit = PageSize(request.page_size());
+  const absl::Duration enough = clock_->Monotonic() + kPageTimeMax;
   TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& c) -> absl::Status {
-    std::vector<int64_t> orgs;
+    out.Clear();
     std::string filter;
-    if (request.path().empty()) {
-      TH_ASSIGN_OR_RETURN(sql::Rows rows, c.Query("SELECT org_id FROM orgs WHERE org_id > 0 AND "
-                                                  "org_id >= ?1 ORDER BY org_id",
-                                                  request.after_org_id()));
-      while (rows.Next()) orgs.push_back(rows.Int(0));
+    std::vector<std::pair<int64_t, int64_t>> orgs;  // and the last number of each
+    {
+      int64_t only = 0;
+      if (!request.path().empty()) {
+        TH_ASSIGN_OR_RETURN(const AccountRow account, AccountByPath(c, request.path()));
+        only = account.org_id;
+        if (account.kind != common::v1::ACCOUNT_KIND_ORG) {
+          filter = absl::StrCat(" AND ", LevelColumn(account), " = ", account.id);
+        }
+      }
+      TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                          c.Query("SELECT org_id, last_sequence FROM orgs WHERE org_id > 0 AND "
+                                  "(CAST(?1 AS BIGINT) = 0 OR org_id = ?1) AND org_id >= ?2 "
+                                  "ORDER BY org_id",
+                                  only, only == 0 ? request.after_org_id() : 0));
+      while (rows.Next()) orgs.emplace_back(rows.Int(0), rows.Int(1));
       TH_RETURN_IF_ERROR(rows.status());
-    } else {
-      TH_ASSIGN_OR_RETURN(const AccountRow row, AccountByPath(c, request.path()));
-      orgs.push_back(row.org_id);
-      if (row.kind == common::v1::ACCOUNT_KIND_TEAM) filter = absl::StrCat(" AND team_id = ", row.id);
-      if (row.kind == common::v1::ACCOUNT_KIND_USER) filter = absl::StrCat(" AND user_id = ", row.id);
-      if (row.kind == common::v1::ACCOUNT_KIND_KEY) filter = absl::StrCat(" AND key_id = ", row.id);
     }
-    for (const int64_t org : orgs) {
+    for (const auto& [org, last] : orgs) {
       const bool here = request.after_org_id() == 0 || org == request.after_org_id();
-      int64_t after = here ? request.after_sequence() : 0;
-      while (out.entries_size() < limit) {
-        TH_ASSIGN_OR_RETURN(const JournalWindow window, NextWindow(c, org, after, kEntriesPerPage));
-        if (window.last == 0) break;
+      for (int64_t after = here ? std::max<int64_t>(request.after_sequence(), 0) : 0; after < last;) {
+        if (out.entries_size() == limit || clock_->Monotonic() >= enough) {
+          out.mutable_next()->set_after_org_id(org);
+          out.mutable_next()->set_after_sequence(after);
+          return absl::OkStatus();
+        }
+        const int64_t through = std::min(after + kNumbersPerStatement, last);
+        const int wanted = limit - out.entries_size();
         TH_ASSIGN_OR_RETURN(
             sql::Rows rows,
-            c.Query(absl::StrCat(Absl(kSelectJournal), " WHERE org_id = ?1 AND at >= ?2 AND at <= ?3 AND "
-                                                       "sequence > ?4 AND sequence <= ?5", filter,
-                                 " ORDER BY sequence LIMIT ?6"),
-                    org, window.first_at, window.last_at, after, window.last,
-                    limit - out.entries_size()));
-        while (rows.Next()) {
+            c.Query(absl::StrCat(Absl(kSelectJournal), " WHERE org_id = ?1 AND sequence > ?2 AND "
+                                                       "sequence <= ?3", filter,
+                                 " ORDER BY sequence LIMIT ?4"),
+                    org, after, through, wanted));
+        int found = 0;
+        for (after = through; rows.Next(); ++found) {
           TH_ASSIGN_OR_RETURN(const StoredEntry stored, ReadEntry(c, rows));
           *out.add_entries() = ToJournalEntry(org, stored.sequence, stored.at, stored.kind, stored.entry);
         }
         TH_RETURN_IF_ERROR(rows.status());
-        after = window.last;
+        if (found == wanted) after = out.entries(limit - 1).sequence();
       }
     }
     return absl::OkStatus();
@@ -420,43 +472,58 @@ absl::StatusOr<v1::ListEntriesResponse> SqlStore::ListEntries(const v1::ListEntr
   return out;
 }
 
-absl::StatusOr<SqlStore::JournalWindow> SqlStore::NextWindow(sql::Connection& c, int64_t org_id,
-                                                             int64_t after, int64_t entries) {
-  JournalWindow window{.first_at = INT64_MAX, .last_at = INT64_MIN};
-  TH_ASSIGN_OR_RETURN(
-      sql::Rows rows,
-      c.Query("SELECT sequence, entries, at FROM movements WHERE org_id = ?1 AND sequence >= "
-              "coalesce((SELECT max(sequence) FROM movements WHERE org_id = ?1 AND sequence <= ?2), 0) "
-              "ORDER BY sequence LIMIT ?3",
-              org_id, after, entries));
-  int64_t count = 0;
-  while (count < entries && rows.Next()) {
-    const int64_t last = rows.Int(0) + std::max<int64_t>(rows.Int(1), 1) - 1;
-    if (last <= after) continue;
-    window.last = last;
-    window.first_at = std::min(window.first_at, rows.Int(2));
-    window.last_at = std::max(window.last_at, rows.Int(2));
-    count += rows.Int(1);
-  }
+absl::StatusOr<int64_t> SqlStore::NextWindow(sql::Connection& c, int64_t org_id, int64_t after,
+                                             int64_t numbers) {
+  TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                      c.Query("SELECT max(sequence + CASE WHEN entries > 1 THEN entries - 1 ELSE 0 END) "
+                              "FROM movements WHERE org_id = ?1 AND sequence > ?2 AND sequence <= ?3",
+                              org_id, after, after + numbers));
+  const int64_t last = rows.Next() && !rows.IsNull(0) ? rows.Int(0) : 0;
   TH_RETURN_IF_ERROR(rows.status());
-  return window;
+  return last;
 }
 
-absl::StatusOr<v1::ListSuspenseResponse> SqlStore::ListSuspense(std::string_view path) {
+absl::StatusOr<v1::ListSuspenseResponse> SqlStore::ListSuspense(
+    const v1::ListSuspenseRequest& request) {
   v1::ListSuspenseResponse out;
+  const int limit = PageSize(request.page_size());
+  // SINCE/HOLD/EPOCH of the last row seen.
+  int64_t after_since = INT64_MIN, after_epoch = 0;
+  Uuid after_hold;
+  if (!request.after().empty()) {
+    const std::vector<std::string> parts = absl::StrSplit(request.after(), '/');
+    const absl::StatusOr<Uuid> hold = ParseUuid(parts.size() == 3 ? parts[1] : "");
+    if (!hold.ok() || !absl::SimpleAtoi(parts[0], &after_since) ||
+        !absl::SimpleAtoi(parts[2], &after_epoch)) {
+      return MakeError(absl::StatusCode::kInvalidArgument, "BAD_ARGUMENT",
+                       "after is not the `next` of a page");
+    }
+    after_hold = *hold;
+  }
+  const absl::Duration enough = clock_->Monotonic() + kPageTimeMax;
   TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& c) -> absl::Status {
+    out.Clear();
     int64_t account = 0;
     int64_t org = 0;
-    if (!path.empty()) {
-      TH_ASSIGN_OR_RETURN(const AccountRow row, AccountByPath(c, path));
+    if (!request.path().empty()) {
+      TH_ASSIGN_OR_RETURN(const AccountRow row, AccountByPath(c, request.path()));
       account = row.id;
       org = row.org_id;
     }
     {
-      TH_ASSIGN_OR_RETURN(sql::Rows rows,
-                          c.Query("SELECT hold_id, entry, since, origin, state FROM suspense WHERE "
-                                  "state < 3 ORDER BY since, hold_id"));
+      TH_ASSIGN_OR_RETURN(
+          sql::Rows rows,
+          c.Scan("SELECT hold_id, entry, since, origin, state, epoch FROM suspense WHERE state < 3 AND "
+                 "(CAST(?1 AS BIGINT) = 0 OR org_id = ?1) AND since >= ?2 AND "
+                 "(since, hold_id, epoch) > (?2, ?3, ?4) ORDER BY since, hold_id, epoch",
+                 org, after_since, sql::RawUuid{after_hold.raw()}, after_epoch));
+      std::string last;
       while (rows.Next()) {
+        if (out.rows_size() == limit || (out.rows_size() > 0 && clock_->Monotonic() >= enough)) {
+          out.set_next(last);
+          break;
+        }
+        last = absl::StrCat(rows.Int(2), "/", HoldText(rows.View(0)), "/", rows.Int(5));
         v1::Entry entry;
         const std::string_view bytes = rows.View(1);
         entry.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()));

@@ -19,9 +19,11 @@ namespace tollhouse::ledger {
 extern const std::string_view kSqliteSchema3;    // migrations/sqlite/0003_ledger.sql
 extern const std::string_view kSqliteSchema5;    // migrations/sqlite/0005_adjustments.sql
 extern const std::string_view kSqliteSchema6;    // migrations/sqlite/0006_chain.sql
+extern const std::string_view kSqliteSchema8;    // migrations/sqlite/0008_paging.sql
 extern const std::string_view kPostgresSchema1;  // migrations/postgres/0001_ledger.sql
 extern const std::string_view kPostgresSchema3;  // migrations/postgres/0003_failover.sql
 extern const std::string_view kPostgresSchema4;  // migrations/postgres/0004_chain.sql
+extern const std::string_view kPostgresSchema6;  // migrations/postgres/0006_paging.sql
 
 namespace {
 
@@ -60,12 +62,14 @@ sql::Schema StoreSchema() {
                      {4, sql::ChangeLogSchema(sql::Dialect::kSqlite)},
                      {5, kSqliteSchema5},
                      {6, kSqliteSchema6},
-                     {7, audit::LogSchema(sql::Dialect::kSqlite)}},
+                     {7, audit::LogSchema(sql::Dialect::kSqlite)},
+                     {8, kSqliteSchema8}},
           .postgres = {{1, kPostgresSchema1},
                        {2, sql::ChangeLogSchema(sql::Dialect::kPostgres)},
                        {3, kPostgresSchema3},
                        {4, kPostgresSchema4},
-                       {5, audit::LogSchema(sql::Dialect::kPostgres)}}};
+                       {5, audit::LogSchema(sql::Dialect::kPostgres)},
+                       {6, kPostgresSchema6}}};
 }
 
 absl::Time FromColumn(int64_t micros) {
@@ -112,6 +116,7 @@ absl::Status SqlStore::Maintain() {
   const auto name_of = [](absl::Time start) {
     return absl::StrCat("journal_", absl::FormatTime("%Y%m%d", start, absl::UTCTimeZone()));
   };
+  // From the catalog's rows: to_regclass() may remember what was not there before the lock was had.
   const auto missing = [&](sql::Connection& c) -> absl::StatusOr<std::vector<absl::Time>> {
     std::vector<absl::Time> weeks;
     std::vector<std::string> names;
@@ -119,7 +124,8 @@ absl::Status SqlStore::Maintain() {
     const std::vector<std::string_view> views(names.begin(), names.end());
     TH_ASSIGN_OR_RETURN(sql::Rows rows,
                         c.Query("SELECT n - 1 FROM unnest(CAST(?1 AS text[])) WITH ORDINALITY AS t (name, n) "
-                                "WHERE to_regclass(name) IS NULL ORDER BY n",
+                                "WHERE NOT EXISTS (SELECT 1 FROM pg_inherits JOIN pg_class ON oid = inhrelid "
+                                "WHERE inhparent = 'journal'::regclass AND relname = name) ORDER BY n",
                                 sql::Array::Texts(views)));
     while (rows.Next()) weeks.push_back(first + rows.Int(0) * week);
     TH_RETURN_IF_ERROR(rows.status());

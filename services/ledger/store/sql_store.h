@@ -150,7 +150,8 @@ class SqlStore final : public Store {
   absl::StatusOr<std::vector<v1::PostResult>> Post(
       std::span<const v1::Entry* const> entries) override;
 
-  absl::StatusOr<v1::ListSuspenseResponse> ListSuspense(std::string_view path) override;
+  absl::StatusOr<v1::ListSuspenseResponse> ListSuspense(
+      const v1::ListSuspenseRequest& request) override;
   absl::StatusOr<v1::JournalEntry> ResolveSuspense(audit::Call* audit, std::string_view raw_hold_id,
                                                    int64_t cost_nanos,
                                                    std::string_view reason) override;
@@ -484,15 +485,10 @@ class SqlStore final : public Store {
     std::vector<EntryLine> lines;
     std::string unreadable;  // why `entry` and `lines` are not to be relied on; "": they are
   };
-  // Movements and entries of an org that follow each other.
-  struct JournalWindow {
-    int64_t last = 0;  // the last sequence in it; 0: there is nothing more
-    int64_t first_at = 0, last_at = 0;  // columns: what lies between
-  };
-  // What comes after a sequence: up to the movement that makes it `entries` entries, or that many
-  // movements.
-  static absl::StatusOr<JournalWindow> NextWindow(sql::Connection& c, int64_t org_id, int64_t after,
-                                                  int64_t entries);
+  // The last number of the movements that begin within `numbers` after a number, and of their entries; 0:
+  // there are none.
+  static absl::StatusOr<int64_t> NextWindow(sql::Connection& c, int64_t org_id, int64_t after,
+                                            int64_t numbers);
   absl::StatusOr<StoredEntry> ReadEntry(sql::Connection& c, const sql::Rows& rows);
   absl::StatusOr<std::pair<int64_t, std::string>> RowKey(sql::Connection& c, int64_t row_id);
   absl::StatusOr<std::string> PriceDetailOf(sql::Connection& c, int64_t org_id,

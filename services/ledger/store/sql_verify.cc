@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kProblemsMax = 1000;
 constexpr int64_t kEntriesPerProgress = 10'000;
-constexpr int64_t kEntriesPerWindow = 20'000;
+constexpr int64_t kNumbersPerWindow = 20'000;
 constexpr int64_t kHourMicros = 3'600'000'000;
 
 // Collects problems and reports progress.
@@ -107,13 +107,13 @@ class SqlStore::Verifier {
     }
     for (const auto& [org, last] : orgs) {
       for (int64_t after = 0;;) {
-        TH_ASSIGN_OR_RETURN(const JournalWindow window, NextWindow(c_, org, after, kEntriesPerWindow));
-        if (window.last == 0) {
+        TH_ASSIGN_OR_RETURN(const int64_t through, NextWindow(c_, org, after, kNumbersPerWindow));
+        if (through == 0) {
           if (after != last) audit_.Problem("org ", org, ": the journal ends at ", after, ", not at ", last);
           break;
         }
-        TH_RETURN_IF_ERROR(VerifyWindow(org, after, window));
-        after = window.last;
+        TH_RETURN_IF_ERROR(VerifyWindow(org, after, through));
+        after = through;
       }
     }
     TH_RETURN_IF_ERROR(audit_.Phase("exactly once"));
@@ -139,14 +139,14 @@ class SqlStore::Verifier {
     return hold.ok() ? hold->ToString() : "?";
   }
 
-  absl::Status VerifyWindow(int64_t org, int64_t after, const JournalWindow& window) {
+  absl::Status VerifyWindow(int64_t org, int64_t after, int64_t through) {
     std::map<int64_t, Audited> movements;
     {
       TH_ASSIGN_OR_RETURN(
           sql::Rows rows,
           c_.Scan("SELECT sequence, at, entries FROM movements WHERE org_id = ?1 AND sequence > ?2 AND "
                   "sequence <= ?3 ORDER BY sequence",
-                  org, after, window.last));
+                  org, after, through));
       int64_t next = after + 1;
       while (rows.Next()) {
         const int64_t sequence = rows.Int(0);
@@ -161,9 +161,9 @@ class SqlStore::Verifier {
     {
       TH_ASSIGN_OR_RETURN(
           sql::Rows rows,
-          c_.Scan(absl::StrCat(Absl(kSelectJournal), " WHERE org_id = ?1 AND at >= ?2 AND at <= ?3 AND "
-                                                     "sequence > ?4 AND sequence <= ?5"),
-                  org, window.first_at, window.last_at, after, window.last));
+          c_.Scan(absl::StrCat(Absl(kSelectJournal),
+                               " WHERE org_id = ?1 AND sequence > ?2 AND sequence <= ?3"),
+                  org, after, through));
       while (rows.Next()) {
         TH_RETURN_IF_ERROR(audit_.CountEntry());
         TH_ASSIGN_OR_RETURN(const StoredEntry entry, store_->ReadEntry(c_, rows));
@@ -178,7 +178,7 @@ class SqlStore::Verifier {
                        sequence);
       }
     }
-    return VerifyLines(org, after, window.last, movements);
+    return VerifyLines(org, after, through, movements);
   }
 
   void VerifyEntry(const StoredEntry& stored, std::map<int64_t, Audited>& movements) {

@@ -180,7 +180,8 @@ class Store {
       std::span<const v1::Entry* const> entries) = 0;
 
   // --- suspense
-  virtual absl::StatusOr<v1::ListSuspenseResponse> ListSuspense(std::string_view path) = 0;
+  virtual absl::StatusOr<v1::ListSuspenseResponse> ListSuspense(
+      const v1::ListSuspenseRequest& request) = 0;
   virtual absl::StatusOr<v1::JournalEntry> ResolveSuspense(audit::Call* audit,
                                                            std::string_view raw_hold_id,
                                                            int64_t cost_nanos,
