@@ -648,6 +648,40 @@ TEST_P(StoreTest, AnOverrunCallsLeasesBack) {
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
+TEST_P(StoreTest, ReturnsCountOnceAndLeaveNothingBehind) {
+  SetUpPath();
+  const v1::Budget org = SetBudget("acme", 1000);
+  EXPECT_EQ(Lease(org, 1, 1000), 1000);
+  v1::ReturnLeaseRequest back;
+  back.set_org_id(path_[0]);
+  back.set_epoch(epoch_);
+  auto& amount = *back.add_amounts();
+  amount.set_budget_id(org.budget_id());
+  amount.set_period(org.period());
+  const auto kept = [&] {
+    int64_t rows = -1;
+    EXPECT_TRUE(home_.database()
+                    .Read([&](sql::Connection& c) -> absl::Status {
+                      TH_ASSIGN_OR_RETURN(sql::Rows found, c.Query("SELECT count(*) FROM lease_returns"));
+                      if (found.Next()) rows = found.Int(0);
+                      return found.status();
+                    })
+                    .ok());
+    return rows;
+  };
+  // Two enforcers bring them in any order, and again.
+  constexpr std::pair<int, int> kSteps[] = {{1, 0}, {1, 0}, {3, 1}, {5, 2}, {3, 2}, {2, 1},
+                                            {2, 1}, {1, 1}, {5, 1}, {4, 0}, {3, 0}, {6, 0}};
+  for (const auto& [id, rows] : kSteps) {
+    back.set_return_id(id);
+    amount.set_amount_nanousd(10 * id);
+    ASSERT_TRUE(store_->ReturnLease(back).ok());
+    EXPECT_EQ(kept(), rows) << "return " << id;
+  }
+  EXPECT_EQ(Budget("acme#month").leased_nanousd(), 1000 - 10 * (1 + 2 + 3 + 4 + 5 + 6));
+  EXPECT_THAT(Problems(), IsEmpty());
+}
+
 TEST_P(StoreTest, RaisesEndByThemselves) {
   SetUpPath();
   const v1::Budget org = SetBudget("acme", 1000, [](BudgetSpec& s) { s.hard_pct = 110; });
@@ -983,7 +1017,9 @@ TEST_P(StoreTest, ResolveGivesTheChainWithTagsAndLimits) {
   EXPECT_EQ(accounts->accounts(0).parent_id(), 0);
   for (int i = 0; i < 4; ++i) {
     EXPECT_EQ(accounts->accounts(i).account().ShortDebugString(), chain->chain(i).ShortDebugString());
-    if (i > 0) EXPECT_EQ(accounts->accounts(i).parent_id(), path_[i - 1]);
+    if (i > 0) {
+      EXPECT_EQ(accounts->accounts(i).parent_id(), path_[i - 1]);
+    }
   }
   EXPECT_EQ(store_->Snapshot()->limits_size(), 1);
 }

@@ -347,15 +347,47 @@ absl::StatusOr<v1::ListGrantsResponse> SqlStore::ListGrants(const v1::ListGrants
   return out;
 }
 
+absl::StatusOr<bool> SqlStore::NoteReturn(Txn& t, const v1::ReturnLeaseRequest& request) {
+  int64_t through = 0;
+  {
+    TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                        t.c.Query("SELECT returned FROM epochs WHERE org_id = ?1 AND epoch = ?2",
+                                  request.org_id(), request.epoch()));
+    if (rows.Next()) through = rows.Int(0);
+    TH_RETURN_IF_ERROR(rows.status());
+  }
+  if (request.return_id() <= through) return false;
+  TH_ASSIGN_OR_RETURN(
+      const int64_t fresh,
+      t.c.Execute("INSERT INTO lease_returns (org_id, epoch, return_id) VALUES (?1, ?2, ?3) "
+                  "ON CONFLICT DO NOTHING",
+                  request.org_id(), request.epoch(), request.return_id()));
+  if (fresh == 0) return false;
+  const int64_t before = through;
+  {
+    TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                        t.c.Query("SELECT return_id FROM lease_returns WHERE org_id = ?1 AND epoch = ?2 "
+                                  "ORDER BY return_id LIMIT 256",
+                                  request.org_id(), request.epoch()));
+    while (rows.Next() && rows.Int(0) == through + 1) ++through;
+    TH_RETURN_IF_ERROR(rows.status());
+  }
+  if (through == before) return true;
+  TH_RETURN_IF_ERROR(t.c.Execute("DELETE FROM lease_returns WHERE org_id = ?1 AND epoch = ?2 AND "
+                                 "return_id <= ?3",
+                                 request.org_id(), request.epoch(), through)
+                         .status());
+  TH_RETURN_IF_ERROR(t.c.Execute("UPDATE epochs SET returned = ?3 WHERE org_id = ?1 AND epoch = ?2",
+                                 request.org_id(), request.epoch(), through)
+                         .status());
+  return true;
+}
+
 absl::Status SqlStore::ReturnLease(const v1::ReturnLeaseRequest& request) {
   return Write(Org(request.org_id()), [&](Txn& t) -> absl::Status {
     TH_RETURN_IF_ERROR(RequireOpen(t, request.org_id(), request.epoch()));
-    TH_ASSIGN_OR_RETURN(
-        const int64_t fresh,
-        t.c.Execute("INSERT INTO lease_returns (org_id, epoch, return_id) VALUES (?1, ?2, ?3) "
-                    "ON CONFLICT DO NOTHING",
-                    request.org_id(), request.epoch(), request.return_id()));
-    if (fresh == 0) return absl::OkStatus();
+    TH_ASSIGN_OR_RETURN(const bool fresh, NoteReturn(t, request));
+    if (!fresh) return absl::OkStatus();
     TH_ASSIGN_OR_RETURN(const int64_t sequence,
                         WriteMovement(t, request.org_id(), Movement::kReturn,
                                       absl::StrCat(request.return_id())));

@@ -423,6 +423,9 @@ class SqlStore final : public Store {
   // R1: closes the open epoch and opens the next one.
   absl::StatusOr<int64_t> NextEpoch(Txn& t, int64_t org_id, std::string_view incarnation);
   absl::Status CloseEpoch(Txn& t, int64_t org_id, int64_t epoch);
+  // Whether this return has not come before. Nothing is kept of those that all others before them have
+  // joined but how far that is: a return is asked for again for as long as its enforcer does not know.
+  absl::StatusOr<bool> NoteReturn(Txn& t, const v1::ReturnLeaseRequest& request);
   absl::Status ReclaimWhereAnnounced(Txn& t, int64_t org_id);
   absl::Status Reclaim(Txn& t, int64_t org_id, int64_t epoch);
 

@@ -1,3 +1,7 @@
+-- Lease returns are numbered 1, 2, 3, ... per epoch: those up to this number have all come, and
+-- lease_returns keeps only what came ahead of one that has not.
+ALTER TABLE epochs ADD COLUMN returned BIGINT NOT NULL DEFAULT 0;
+
 -- Pages of the journal in posting order: found by number, whatever the planner believes of the rest.
 DROP INDEX journal_at;
 CREATE INDEX journal_sequence ON journal (org_id, sequence);
