@@ -40,6 +40,7 @@ DECK = (
     ("pause", ("edge", "router", "vault"), 0.3, 5.0),
     ("clock", SERVICES, 1.0, 4.0),
     ("full_disk", ("edge",), 0.5, 3.0),
+    ("backlog", ("edge",), 0.5, 2.0),
     ("kill_redis", ("redis",), 0.0, 2.0),
     ("pause_redis", ("redis",), 0.3, 4.0),
     ("flush", ("redis",), 0.0, 0.0),
@@ -52,6 +53,15 @@ DECK = (
     ("hold", ("gate",), 0.5, 5.0),
     ("deaf", ("gate",), 0.5, 5.0),
 )
+# What only a Redis Cluster has, and what it shares with others.
+CLUSTER_DECK = (
+    ("move_slot", ("redis-cluster",), 0.5, 3.0),
+    ("kill_redis", ("redis",), 0.0, 2.0),
+    ("flush", ("redis",), 0.0, 0.0),
+    ("move_slot", ("redis-cluster",), 0.5, 3.0),
+    ("pause_redis", ("redis",), 0.3, 4.0),
+    ("kill", ("edge", "enforcer", "ledger"), 0.0, 2.0),
+)
 CLOCKS_S = (-3600, -90, -5, 5, 90, 3600)
 
 
@@ -61,21 +71,23 @@ def targets_of(cluster):
     found["gate"] = cluster.gates
     if cluster.state["options"]["redis"] == "replica":
         found["redis-failover"] = ["redis"]
+    if cluster.state["options"]["redis"] == "cluster":
+        found["redis-cluster"] = ["redis"]
     found["postgres"] = cluster.names("postgres")
     if cluster.state["options"]["postgres"] == "standby":
         found["postgres-failover"] = ["postgres"]
     return {kind: names for kind, names in found.items() if names}
 
 
-def schedule(seed, targets, count, spacing):
+def schedule(seed, targets, count, spacing, deck=DECK):
     """`count` faults, all of the deck that have a target before any is repeated."""
     rng = random.Random("faults %s" % seed)
-    possible = [card for card in DECK if any(kind in targets for kind in card[1])]
-    faults, at, deck = [], 1.0, []
+    possible = [card for card in deck if any(kind in targets for kind in card[1])]
+    faults, at, cards = [], 1.0, []
     for _ in range(count):
-        if not deck:
-            deck = rng.sample(possible, len(possible))
-        name, kinds, shortest, longest = deck.pop()
+        if not cards:
+            cards = rng.sample(possible, len(possible))
+        name, kinds, shortest, longest = cards.pop()
         kind = rng.choice([k for k in kinds if k in targets])
         detail = {"clock": rng.choice(CLOCKS_S), "delay": rng.choice((20, 200, 1000))}.get(name, 0)
         faults.append(Fault(at, name, rng.choice(targets[kind]), rng.uniform(shortest, longest), detail))
@@ -89,6 +101,7 @@ class Injector:
     def __init__(self, cluster):
         self.cluster = cluster
         self.done = []
+        self.moving = {}  # slot: (source, target)
 
     def begin(self, fault):
         getattr(self, "begin_" + fault.name)(fault)
@@ -106,6 +119,8 @@ class Injector:
             cluster.resume(name)
         for name in cluster.names():
             self.start(name, wait=True)
+        for slot in list(self.moving):
+            self.end_move(slot)
         cluster._await_ready(cluster.names())
 
     # --- processes
@@ -160,6 +175,18 @@ class Injector:
             _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (size if size != resource.RLIM_INFINITY else hard, hard))
 
+    def begin_backlog(self, fault):
+        """No ledger answers, so that what edges settle is in their journals alone."""
+        for ledger in self.cluster.names("ledger"):
+            self.cluster.pause(ledger)
+
+    def end_backlog(self, fault):
+        """One of the edges dies with its backlog, and comes back after the ledgers have."""
+        self.cluster.kill(fault.target)
+        for ledger in self.cluster.names("ledger"):
+            self.cluster.resume(ledger)
+        self.start(fault.target, wait=False)
+
     # --- Redis
 
     begin_kill_redis, end_kill_redis = begin_kill, end_kill
@@ -170,7 +197,43 @@ class Injector:
 
     def begin_flush(self, fault):
         with contextlib.suppress(OSError, redis.RedisError):
-            redis.flushall(self.redis_port(self.cluster.primary("redis")))
+            one = self.cluster.state["options"]["redis"] != "replica"
+            name = fault.target if one else self.cluster.primary("redis")
+            if process.state_of(self.cluster._record(name)) == "running":
+                redis.flushall(self.redis_port(name))
+
+    def redis_runs(self):
+        return all(process.state_of(self.cluster._record(name)) == "running"
+                   for name in self.cluster.names("redis"))
+
+    def redis_ports(self):
+        return [self.redis_port(name) for name in self.cluster.names("redis")]
+
+    def begin_move_slot(self, fault):
+        """The slot of an org that has holds begins to move; its keys follow when the fault ends."""
+        if not self.redis_runs():
+            return
+        with contextlib.suppress(OSError, redis.RedisError):
+            ports = self.redis_ports()
+            orgs = sorted(key for port in ports for key in redis.command(port, "KEYS", "tollhouse:{*}:org"))
+            slot = redis.slot_of(orgs[-1], ports[0]) if orgs else None
+            if slot is None or slot in self.moving:
+                return
+            source = redis.owner(slot, ports)
+            target = next(port for port in ports if port != source)
+            self.moving[slot] = source, target
+            redis.begin_move(slot, source, target)
+
+    def end_move_slot(self, fault):
+        for slot in list(self.moving):
+            with contextlib.suppress(OSError, redis.RedisError):  # one of them is away: heal() goes on
+                self.end_move(slot)
+
+    def end_move(self, slot):
+        if not self.redis_runs():
+            return
+        redis.end_move(slot, *self.moving[slot], self.redis_ports())
+        del self.moving[slot]
 
     def begin_lossy_failover(self, fault):
         """The replica hears nothing more, so that what is acknowledged from now on will be lost."""

@@ -175,12 +175,12 @@ def at_rest(house, answered, timeout=60):
 def check(house, answered):
     """Every bill is one entry of the same amount, or an estimate or a row of suspense that covers it;
     every budget adds up. What was `answered` in full (request ids) had its result written before its
-    caller was told: it is posted, never suspense. Returns (billed, spent, suspense) of the org."""
+    caller was told: it is posted as the provider metered it, neither estimated nor in suspense. Returns
+    (billed, spent, suspense) of the org."""
     totals = audit.check_covered(house, house.caps[house.org])
-    rows = house.suspense()
-    for row in rows:
-        if row["request_id"] in answered:
-            raise audit.Mismatch("answered in full and still in suspense: %s" % row)
+    entries, rows = house.entries(), house.suspense()
+    check_each(house.records(), entries, rows)
+    check_answered(house.records(), entries, rows, answered)
     for path, budget in house.budgets().items():
         of_rows = sum(int(row["amount_nanousd"]) for row in rows
                       if (row["account"] + "/").startswith(path + "/"))
@@ -190,3 +190,36 @@ def check(house, answered):
         if budget["spent_nanousd"] + budget["suspense_nanousd"] > house.caps[path]:
             raise audit.Mismatch("%s: %s" % (path, budget))
     return totals
+
+
+def check_each(records, entries, rows):
+    """Each request that the provider saw ended in one place: an entry, or a row that says why not. A row
+    that the provider knows nothing of is of a request that was on its way when something died."""
+    ended = audit.entries_by_hold(entries)
+    waiting = {row["hold_id"]: row for row in rows}
+    for record in records:
+        hold = record["hold_id"]
+        if hold and hold not in ended and hold not in waiting:
+            raise audit.Mismatch("the provider served it and nobody knows of it: %s" % record)
+    for hold, row in waiting.items():
+        if hold in ended and ended[hold]["state"] != "suspense":
+            raise audit.Mismatch("posted and in suspense: %s / %s" % (ended[hold], row))
+        if not row["why"] or not row["account"] or int(row["amount_nanousd"]) <= 0:
+            raise audit.Mismatch("suspense that explains nothing: %s" % row)
+
+
+def check_answered(records, entries, rows, answered):
+    for row in rows:
+        if row["request_id"] in answered:
+            raise audit.Mismatch("answered in full and still in suspense: %s" % row)
+    bills = {record["hold_id"]: int(record["cost_nanousd"]) for record in records}
+    posted = set()
+    for entry in entries:
+        request = entry["entry"]["request_id"]
+        if request not in answered or entry["state"] != "settled":
+            continue
+        if bills.get(entry["hold_id"]) != audit.cost(entry) or not entry["entry"]["usage_source"].endswith("FINAL"):
+            raise audit.Mismatch("answered in full, billed %s: %s" % (bills.get(entry["hold_id"]), entry))
+        posted.add(request)
+    if lost := sorted(answered - posted):
+        raise audit.Mismatch("%d answered in full and not posted: %s" % (len(lost), lost[:5]))

@@ -143,6 +143,15 @@ def test_chaos(fresh, rng, pytestconfig):
     run_chaos(stack, plan, rng)
 
 
+def test_chaos_in_a_redis_cluster(fresh, rng, pytestconfig):
+    """Slots move under load, nodes die, forget and stand still."""
+    stack = fresh(**clusters.TWO_OF_EACH, redis_mode="cluster")
+    count = pytestconfig.getoption("--faults") or (200 if LONG else 6)
+    plan = faults.schedule(SEED, faults.targets_of(stack.cluster), count, SPACING, faults.CLUSTER_DECK)
+    assert {"move_slot", "kill_redis"} <= {fault.name for fault in plan}
+    run_chaos(stack, plan, rng)
+
+
 def test_a_seed_replays_its_schedule():
     targets = {"edge": ["edge-0", "edge-1"], "ledger": ["ledger-0"], "gate": ["a>b"], "redis": ["redis-0"]}
     first, again, other = (faults.schedule(seed, targets, 50, 2.0) for seed in (7, 7, 8))

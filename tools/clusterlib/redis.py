@@ -148,11 +148,31 @@ def make_cluster(ports):
 def move_slot(slot, source, target, ports):
     """Moves a slot with its keys from one port to another; returns when every node knows (a slot
     that moves on before may end with no owner)."""
+    begin_move(slot, source, target)
+    end_move(slot, source, target, ports)
+
+
+def slot_of(key, port):
+    return command(port, "CLUSTER", "KEYSLOT", key)
+
+
+def owner(slot, ports):
+    """The port of the node that serves a slot."""
+    ids = {command(port, "CLUSTER", "MYID"): port for port in ports}
+    return ids[_owner(slot, ports[0])[0]]
+
+
+def begin_move(slot, source, target):
+    """From now on keys may be on either side, and new ones are made on the other."""
+    command(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", command(source, "CLUSTER", "MYID"))
+    command(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", command(target, "CLUSTER", "MYID"))
+
+
+def end_move(slot, source, target, ports):
+    """Moves the keys, then the slot itself. Safe to repeat, also after one of them has died."""
     ids = {port: command(port, "CLUSTER", "MYID") for port in ports}
-    command(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
-    command(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
     while keys := command(source, "CLUSTER", "GETKEYSINSLOT", slot, 100):
-        command(source, "MIGRATE", "127.0.0.1", target, "", 0, 5000, "KEYS", *keys)
+        command(source, "MIGRATE", "127.0.0.1", target, "", 0, 5000, "REPLACE", "KEYS", *keys)
     for port in [target, source] + [p for p in ports if p not in (source, target)]:
         command(port, "CLUSTER", "SETSLOT", slot, "NODE", ids[target])
     _await(lambda: len({_owner(slot, port) for port in ports}) == 1,
