@@ -10,6 +10,7 @@
 #include "libs/crypto/aead.h"
 #include "libs/crypto/digest.h"
 #include "libs/crypto/hardening.h"
+#include "libs/crypto/hmac_key.h"
 #include "libs/crypto/random.h"
 #include "libs/crypto/secret_bytes.h"
 
@@ -24,6 +25,17 @@ TEST(DigestTest, Sha256OfTheStandardsExample) {
 TEST(DigestTest, HmacOfRfc4231Case2) {
   EXPECT_EQ(Hex(AsBytes(HmacSha256("Jefe", "what do ya want for nothing?"))),
             "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+}
+
+TEST(HmacKeyTest, IsHmacWhateverTheLengths) {
+  for (const size_t key_size : {0, 1, 32, 63, 64, 65, 200}) {
+    const std::string key = RandomBytes(key_size);
+    const HmacKey prepared(key);
+    for (const size_t size : {0, 1, 14, 52, 55, 56, 64, 500}) {
+      const std::string text = RandomBytes(size);
+      EXPECT_EQ(prepared.Mac(text), HmacSha256(key, text)) << key_size << " " << size;
+    }
+  }
 }
 
 TEST(DigestTest, ComparesLengthAndEveryByte) {

@@ -1,5 +1,8 @@
 #include "libs/crypto/virtual_key.h"
 
+#include <algorithm>
+#include <array>
+
 #include "libs/crypto/random.h"
 
 namespace tollhouse::crypto {
@@ -24,14 +27,21 @@ void Base32(std::string_view bytes, size_t chars, char* out) {
   }
 }
 
-std::string Checksum(std::string_view checksum_key, std::string_view random) {
+std::string Checksum(const HmacKey& checksum_key, std::string_view random) {
   std::string text(kChecksumChars, '\0');
-  Base32(AsBytes(HmacSha256(checksum_key, random)), kChecksumChars, text.data());
+  Base32(AsBytes(checksum_key.Mac(random)), kChecksumChars, text.data());
   return text;
 }
 
+constexpr std::array<bool, 256> kIsBase32 = [] {
+  std::array<bool, 256> is{};
+  for (const char c : kAlphabet) is[static_cast<unsigned char>(c)] = true;
+  return is;
+}();
+
 bool IsBase32(std::string_view text) {
-  return text.find_first_not_of(kAlphabet) == std::string_view::npos;
+  return std::all_of(text.begin(), text.end(),
+                     [](char c) { return kIsBase32[static_cast<unsigned char>(c)]; });
 }
 
 }  // namespace
@@ -39,7 +49,7 @@ bool IsBase32(std::string_view text) {
 NewVirtualKey MakeVirtualKey(std::string_view checksum_key) {
   std::string id(kRandomChars, '\0');
   Base32(RandomBytes(9), kRandomChars, id.data());
-  id += Checksum(checksum_key, id);
+  id += Checksum(HmacKey(checksum_key), id);
   SecretBytes text = MakeVirtualKeyText(id);
   return {std::move(id), std::move(text)};
 }
@@ -67,7 +77,7 @@ std::optional<VirtualKeyParts> ParseVirtualKey(std::string_view text) {
   return parts;
 }
 
-bool CheckId(std::string_view checksum_key, std::string_view id) {
+bool CheckId(const HmacKey& checksum_key, std::string_view id) {
   return id.size() == kIdChars &&
          ConstantTimeEqual(Checksum(checksum_key, id.substr(0, kRandomChars)),
                            id.substr(kRandomChars));

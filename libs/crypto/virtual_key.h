@@ -14,6 +14,7 @@
 #include <string_view>
 
 #include "libs/crypto/digest.h"
+#include "libs/crypto/hmac_key.h"
 #include "libs/crypto/secret_bytes.h"
 
 namespace tollhouse::crypto {
@@ -41,7 +42,7 @@ SecretBytes MakeVirtualKeyText(std::string_view id);
 std::optional<VirtualKeyParts> ParseVirtualKey(std::string_view text);
 
 // Whether this installation made the id. Thread-safe.
-bool CheckId(std::string_view checksum_key, std::string_view id);
+bool CheckId(const HmacKey& checksum_key, std::string_view id);
 
 // What is stored and compared (with ConstantTimeEqual) in place of the secret: HMAC-SHA256 under the
 // secret key. One fast MAC is enough, since the secret has 256 bits of entropy. Thread-safe.

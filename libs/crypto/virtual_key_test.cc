@@ -15,7 +15,7 @@ TEST(VirtualKeyTest, TextParsesIntoItsParts) {
   ASSERT_TRUE(parts.has_value());
   EXPECT_EQ(parts->id, key.id);
   EXPECT_EQ(parts->secret.size(), 52u);
-  EXPECT_TRUE(CheckId(checksum_key, parts->id));
+  EXPECT_TRUE(CheckId(HmacKey(checksum_key), parts->id));
 }
 
 TEST(VirtualKeyTest, KeysAreDistinctInIdAndSecret) {
@@ -31,14 +31,14 @@ TEST(VirtualKeyTest, KeysAreDistinctInIdAndSecret) {
 
 TEST(VirtualKeyTest, IdOfAnotherInstallationOrAnyChangedCharacterFailsTheCheck) {
   NewVirtualKey key = MakeVirtualKey("this installation");
-  EXPECT_FALSE(CheckId("another installation", key.id));
+  EXPECT_FALSE(CheckId(HmacKey("another installation"), key.id));
   for (size_t i = 0; i < key.id.size(); ++i) {
     std::string id = key.id;
     id[i] = id[i] == 'a' ? 'b' : 'a';
-    EXPECT_FALSE(CheckId("this installation", id)) << i;
+    EXPECT_FALSE(CheckId(HmacKey("this installation"), id)) << i;
   }
-  EXPECT_FALSE(CheckId("this installation", ""));
-  EXPECT_FALSE(CheckId("this installation", key.id + "a"));
+  EXPECT_FALSE(CheckId(HmacKey("this installation"), ""));
+  EXPECT_FALSE(CheckId(HmacKey("this installation"), key.id + "a"));
 }
 
 TEST(VirtualKeyTest, MalformedTextsAreRefused) {

@@ -50,6 +50,12 @@ absl::StatusOr<Network> Network::Parse(std::string_view text) {
   return network;
 }
 
+std::string Network::ToString() const {
+  char text[INET6_ADDRSTRLEN];
+  inet_ntop(AF_INET6, first_.bytes.data(), text, sizeof text);
+  return absl::StrCat(text, "/", bits_);
+}
+
 bool Network::Contains(const Address& address) const {
   const size_t whole = static_cast<size_t>(bits_) / 8;
   if (std::memcmp(address.bytes.data(), first_.bytes.data(), whole) != 0) return false;

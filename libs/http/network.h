@@ -28,6 +28,8 @@ class Network {
   static absl::StatusOr<Network> Parse(std::string_view text);
 
   bool Contains(const Address& address) const;
+  // Two networks with the same text are the same.
+  std::string ToString() const;
 
  private:
   Address first_;

@@ -65,6 +65,8 @@ struct App::Impl {
   std::vector<std::unique_ptr<Lane>> lanes;
   std::unique_ptr<Settler> settler;
   std::unique_ptr<UsageReader> usage;
+  CallerAddresses callers;
+  std::unique_ptr<AddressLimiter> limiter;
   std::unique_ptr<Gateway> gateway;
   std::unique_ptr<ServerTls> tls;  // null: plain HTTP
   std::unique_ptr<HttpServer> server;
@@ -138,9 +140,12 @@ absl::Status App::Impl::Create(Channels channels) {
         metrics.ledger_refusals.Increment();
       });
   usage = std::make_unique<UsageReader>(channels.ledger, channels.enforcer, config.directory.lookup_timeout);
+  TH_ASSIGN_OR_RETURN(callers, CallerAddresses::Parse(config.trusted_proxies, config.address_header));
+  limiter = std::make_unique<AddressLimiter>(config.requests_per_address_per_minute,
+                                             static_cast<size_t>(std::max<int64_t>(1, config.addresses_max)));
   gateway = std::make_unique<Gateway>(Gateway::Parts{
       &config, &lanes, journal.get(), settler.get(), directory.get(), policies.get(), &metrics,
-      &objects, &tight_ratios, usage.get(), boot_id});
+      &objects, &tight_ratios, usage.get(), &callers, limiter.get(), boot_id});
   for (const auto& loop : loops) {
     auto lane = std::make_unique<Lane>();
     lane->loop = loop.get();

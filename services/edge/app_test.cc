@@ -13,6 +13,7 @@
 #include "libs/base/error.h"
 #include "libs/identity/identity_testing.h"
 #include "libs/testing/fake_clock.h"
+#include "libs/crypto/virtual_key.h"
 #include "services/edge/edge_testing.h"
 
 namespace tollhouse::edge {
@@ -468,6 +469,169 @@ TEST_F(AppTest, AllowListsOfAKeyAreKept) {
   EXPECT_EQ(Call(Request(Chat())).status, 403);
   key_ = services_.AddKey([](vault::v1::KeyRecord* key) { key->add_models("gpt-*"); });
   EXPECT_EQ(Call(Request(Chat())).status, 200);
+}
+
+TEST_F(AppTest, EndpointsAndNetworksOfAKeyAreKeptEverywhere) {
+  key_ = services_.AddKey([](vault::v1::KeyRecord* key) { key->add_endpoints("embed*"); });
+  Start();
+  for (const char* path : {"/v1/chat/completions", "/v1/responses", "/v1/moderations"}) {
+    const Wire::Message answer = Call(Request(Chat(), path));
+    EXPECT_EQ(answer.status, 403) << path;
+    EXPECT_THAT(answer.body, HasSubstr("may not use the endpoint")) << path;
+  }
+  const std::string listed = absl::StrCat("GET /v1/models HTTP/1.1\r\nHost: e\r\nAuthorization: Bearer ",
+                                          key_, "\r\n\r\n");
+  EXPECT_EQ(Call(listed).status, 403);
+  const std::string usage = absl::StrCat(
+      "GET /tollhouse/v1/usage HTTP/1.1\r\nHost: e\r\nAuthorization: Bearer ", key_, "\r\n\r\n");
+  EXPECT_EQ(Call(usage).status, 200);
+
+  key_ = services_.AddKey([](vault::v1::KeyRecord* key) { key->add_networks("10.0.0.0/8"); });
+  const Wire::Message elsewhere = Call(Request(Chat(), "/v1/messages", "X-Forwarded-For: 10.0.0.1\r\n"));
+  EXPECT_EQ(elsewhere.status, 403);
+  EXPECT_THAT(elsewhere.body, HasSubstr("permission_error"));  // in the caller's dialect
+  EXPECT_THAT(elsewhere.body, HasSubstr("network address"));
+  key_ = services_.AddKey([](vault::v1::KeyRecord* key) { key->add_networks("127.0.0.0/8"); });
+  EXPECT_EQ(Call(Request(Chat())).status, 200);
+  EXPECT_THAT(provider_.requests(), SizeIs(1));
+}
+
+TEST_F(AppTest, ATrustedProxySaysWhereACallComesFrom) {
+  config_.trusted_proxies = "127.0.0.1, 192.0.2.0/24";
+  key_ = services_.AddKey([](vault::v1::KeyRecord* key) { key->add_networks("2001:db8::/32"); });
+  Start();
+  const auto from = [&](std::string_view header) {
+    return Call(Request(Chat(), "/v1/chat/completions", header)).status;
+  };
+  EXPECT_EQ(from("X-Forwarded-For: 2001:db8::7\r\n"), 200);
+  EXPECT_EQ(from("X-Forwarded-For: 10.0.0.1, 2001:db8::7, 192.0.2.1\r\n"), 200);
+  EXPECT_EQ(from("X-Forwarded-For: 2001:db8::7, 10.0.0.1\r\n"), 403);
+  EXPECT_EQ(from("X-Forwarded-For: 2001:db8::7, junk\r\n"), 403);
+  EXPECT_EQ(from(""), 403);
+}
+
+TEST_F(AppTest, TheLastUseOfAKeyIsToldInTheBackground) {
+  testing::FakeClock clock;
+  config_.clock = &clock;
+  config_.directory.use_report_interval = absl::ZeroDuration();
+  Start();
+  EXPECT_EQ(Call(Request(Chat())).status, 200);
+  EXPECT_EQ(services_.WaitUse(key_), absl::ToUnixSeconds(clock.Wall()) / 60);
+  app_.reset();
+}
+
+TEST_F(AppTest, KeysInUseAreThereAgainAfterAReconnect) {
+  Start();
+  const std::string other = services_.AddKey();
+  EXPECT_EQ(Call(Request(Chat())).status, 200);
+  EXPECT_EQ(services_.lookups(), 1);
+  services_.RestartVaultWatches();
+  // Asked for by the edge itself, not by a caller.
+  services_.WaitLookups(2);
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(Call(Request(Chat())).status, 200);
+  key_ = other;
+  EXPECT_EQ(Call(Request(Chat())).status, 200);
+}
+
+TEST_F(AppTest, AFloodOfInventedKeysCostsNoLookUp) {
+  Start();
+  EXPECT_EQ(Call(Request(Chat())).status, 200);
+  const std::string valid = key_;
+  const int before = services_.lookups();
+  const auto wire = Dial();
+  for (int i = 0; i < 500; ++i) {
+    // Well-formed, as nobody made it; every second one with the id of a real key but another secret.
+    const crypto::NewVirtualKey made = crypto::MakeVirtualKey("of another installation");
+    key_ = std::string(made.text.view());
+    if (i % 2 == 0) key_.replace(0, 32, valid.substr(0, 32));
+    wire->Send(Request(Chat()));
+    ASSERT_EQ(wire->Read().status, 401) << key_;
+  }
+  EXPECT_EQ(services_.lookups(), before);
+  key_ = valid;
+  EXPECT_EQ(Call(Request(Chat())).status, 200);
+}
+
+TEST_F(AppTest, AnAddressThatAsksTooOftenWaits) {
+  config_.requests_per_address_per_minute = 30;  // three at once
+  Start();
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(Call(Request(Chat())).status, 200);
+  const Wire::Message limited = Call(Request(Chat()));
+  EXPECT_EQ(limited.status, 429);
+  EXPECT_NE(limited.Header("retry-after"), "");
+}
+
+TEST_F(AppTest, AKeyHasSoManyRequestsUnderWay) {
+  config_.requests_per_key = 1;
+  absl::Notification arrived, go_on;
+  provider_.SetScript([&](const Wire::Message&, Wire& wire) {
+    if (!arrived.HasBeenNotified()) arrived.Notify();
+    go_on.WaitForNotification();
+    wire.Send(HttpAnswer(200, kJsonAnswer));
+    return true;
+  });
+  Start();
+  const auto first = Dial();
+  first->Send(Request(Chat()));
+  arrived.WaitForNotification();
+  EXPECT_EQ(Call(Request(Chat())).status, 429);
+  go_on.Notify();
+  EXPECT_EQ(first->Read().status, 200);
+  EXPECT_EQ(Call(Request(Chat())).status, 200);
+}
+
+// Two credentials: a new version of "a" before the old one, and "b".
+vault::v1::GetCredentialResponse SomeCredentials(std::vector<std::pair<std::string, int64_t>> versions) {
+  vault::v1::GetCredentialResponse answer;
+  for (const auto& [name, version] : versions) {
+    vault::v1::LiveCredential* live = answer.add_credentials();
+    live->set_name(name);
+    live->set_version(version);
+    live->set_weight(1);
+    live->set_secret(absl::StrCat("secret-", name, version));
+  }
+  return answer;
+}
+
+TEST_F(AppTest, ARefusedCredentialIsReplacedWithinTheCallAndThenRests) {
+  services_.SetCredentials(SomeCredentials({{"a", 2}, {"a", 1}}));
+  provider_.SetScript([&](const Wire::Message& request, Wire& wire) {
+    const bool is_new = request.head.find("secret-a2") != std::string::npos;
+    wire.Send(is_new ? HttpAnswer(401, R"({"error":{"message":"unknown key"}})")
+                     : HttpAnswer(200, kJsonAnswer));
+    return true;
+  });
+  Start();
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(Call(Request(Chat())).status, 200);
+  EXPECT_THAT(provider_.requests(), SizeIs(5));  // one 401 for all of them
+  EXPECT_EQ(services_.spent(), 4 * kJsonCost);
+}
+
+TEST_F(AppTest, ASpentQuotaTurnsToTheOtherCredential) {
+  services_.SetCredentials(SomeCredentials({{"a", 1}, {"b", 2}}));
+  provider_.SetScript([&](const Wire::Message& request, Wire& wire) {
+    const bool spent = request.head.find("secret-a1") != std::string::npos;
+    wire.Send(spent ? HttpAnswer(429, R"({"error":{"message":"quota"}})")
+                    : HttpAnswer(200, kJsonAnswer));
+    return true;
+  });
+  Start();
+  for (int i = 0; i < 12; ++i) EXPECT_EQ(Call(Request(Chat())).status, 200);
+  EXPECT_LE(provider_.requests().size(), 13u);
+  EXPECT_EQ(services_.WaitEntries(12).size(), 12u);
+}
+
+TEST_F(AppTest, WhenEveryCredentialIsRefusedTheCallerHearsIt) {
+  services_.SetCredentials(SomeCredentials({{"a", 1}, {"b", 2}}));
+  provider_.SetScript([](const Wire::Message&, Wire& wire) {
+    wire.Send(HttpAnswer(401, R"({"error":{"message":"no"}})"));
+    return true;
+  });
+  Start();
+  EXPECT_EQ(Call(Request(Chat())).status, 502);
+  EXPECT_THAT(provider_.requests(), SizeIs(2));
+  EXPECT_EQ(services_.WaitEntries(1)[0].kind(), ledger::v1::ENTRY_KIND_VOID);
+  EXPECT_EQ(services_.held(), 0);
 }
 
 TEST_F(AppTest, OutputLimitIsNamedOrSplicedIn) {

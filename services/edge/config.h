@@ -51,6 +51,11 @@ struct Config {
   bool allow_unbounded_features = false;  // features that no bound covers
   bool send_hold_id = false;  // x-tollhouse-hold-id also to providers without allow_private
   int64_t count_tokens_per_minute = 600;  // and other free questions, per key: the free endpoints
+  std::string trusted_proxies;     // networks whose word on a caller's address counts, by commas
+  std::string address_header = "x-forwarded-for";  // where they give it
+  int64_t requests_per_address_per_minute = 0;     // a tenth of it at once; 0: no limit
+  int64_t addresses_max = 100'000;                 // that are remembered for it
+  int64_t requests_per_key = 0;    // of one key under way at this edge; 0: no limit
   bool key_in_query = false;       // ?key= is taken for a key; URLs end up in other people's logs
   // Before a budget refuses, the provider's free counter is asked for what bytes only bound.
   bool tighten_bounds = true;

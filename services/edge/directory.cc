@@ -1,7 +1,9 @@
 #include "services/edge/directory.h"
 
 #include <algorithm>
+#include <chrono>
 #include <map>
+#include <thread>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -13,9 +15,11 @@
 #include "libs/base/status_macros.h"
 #include "libs/base/strings.h"
 #include "libs/crypto/digest.h"
+#include "libs/crypto/hmac_key.h"
 #include "libs/crypto/virtual_key.h"
 #include "libs/identity/token.h"
 #include "libs/rpc/watch_client.h"
+#include "services/edge/key_cache.h"
 #include "services/edge/unary_call.h"
 #include "tollhouse/ledger/v1/ledger.grpc.pb.h"
 #include "tollhouse/vault/v1/vault.grpc.pb.h"
@@ -23,16 +27,19 @@
 namespace tollhouse::edge {
 namespace {
 
-using PrincipalOr = absl::StatusOr<std::shared_ptr<const Principal>>;
+using PrincipalOr = absl::StatusOr<PrincipalPtr>;
 using AccountOr = absl::StatusOr<ledger::v1::ResolveAccountResponse>;
-using CredentialOr = absl::StatusOr<std::shared_ptr<const Credential>>;
+using CredentialsOr = absl::StatusOr<std::shared_ptr<const CredentialSet>>;
 
 // Marks names of accounts among those of keys.
 constexpr std::string_view kAccountPrefix = "account:";
 
-absl::Time TimeOf(const google::protobuf::Timestamp& at) {
-  return absl::FromUnixSeconds(at.seconds()) + absl::Nanoseconds(at.nanos());
-}
+constexpr int kKeysAtOnce = 1024;
+constexpr size_t kUsesAtOnce = 4096;
+constexpr size_t kUsesWaitingMax = 2'000'000;
+constexpr int kResyncAttempts = 8;  // of a batch: what changes meanwhile makes it worthless
+constexpr absl::Duration kWorkerPause = absl::Milliseconds(50);
+constexpr absl::Duration kBulkTimeout = absl::Seconds(30);
 
 absl::Status BadKey() {
   return MakeError(absl::StatusCode::kUnauthenticated, "BAD_KEY", "the API key is not valid");
@@ -48,40 +55,12 @@ absl::Status Unreachable(std::string_view reason, std::string_view who) {
                    absl::StrCat("the ", std::string(who), " cannot be reached"));
 }
 
-void Tighten(int64_t value, const std::string& path, Principal::Limit* limit) {
-  if (value > 0 && (limit->value == 0 || value < limit->value)) *limit = {value, path};
-}
-
-std::shared_ptr<Principal> MakePrincipal(const vault::v1::KeyRecord& key,
-                                         const ledger::v1::ResolveAccountResponse& account) {
-  auto principal = std::make_shared<Principal>();
-  principal->key_id = key.key_id();
-  principal->disabled = key.disabled();
-  if (key.has_expires_at()) principal->expires_at = TimeOf(key.expires_at());
-  for (const vault::v1::SecretMac& mac : key.macs()) {
-    if (mac.mac().size() != 32) continue;
-    Principal::Mac& own = principal->macs.emplace_back();
-    std::copy(mac.mac().begin(), mac.mac().end(), own.mac.begin());
-    own.expires_at = mac.has_expires_at() ? TimeOf(mac.expires_at()) : absl::InfiniteFuture();
-  }
-  principal->models.assign(key.models().begin(), key.models().end());
-  principal->providers.assign(key.providers().begin(), key.providers().end());
-  principal->require_budget = account.require_budget();
-  for (const ledger::v1::AccountView& view : account.chain()) {
-    principal->account_ids.push_back(view.account_id());
-    principal->account_path = view.path();
-    for (const auto& [name, value] : view.tags()) principal->pinned_tags[name] = value;
-    Tighten(view.limits().max_output_tokens(), view.path(), &principal->max_output_tokens);
-    Tighten(view.limits().max_request_cost_nanousd(), view.path(),
-            &principal->max_request_cost_nanousd);
-  }
-  return principal;
-}
-
 // The keys that ids and secrets are checked with.
 struct HashKeys {
-  crypto::SecretBytes checksum_key;
-  crypto::SecretBytes secret_key;
+  HashKeys(std::string_view checksum, std::string_view secret)
+      : checksum_key(checksum), secret_key(secret) {}
+  crypto::HmacKey checksum_key;
+  crypto::HmacKey secret_key;
 };
 
 // Several coroutines of one thread that want the same look-up.
@@ -93,18 +72,6 @@ struct Flight {
 };
 
 }  // namespace
-
-bool Principal::AllowsProvider(std::string_view provider) const {
-  return providers.empty() ||
-         std::find(providers.begin(), providers.end(), provider) != providers.end();
-}
-
-bool Principal::AllowsModel(std::string_view model) const {
-  return models.empty() || std::any_of(models.begin(), models.end(), [&](const std::string& m) {
-           return m.ends_with('*') ? model.starts_with(std::string_view(m).substr(0, m.size() - 1))
-                                   : model == m;
-         });
-}
 
 struct Directory::Impl {
   using VaultWatch = rpc::WatchClient<vault::v1::WatchRequest, vault::v1::WatchResponse>;
@@ -120,6 +87,7 @@ struct Directory::Impl {
         issuers(i),
         on_ledger(std::move(l)),
         clock(c),
+        cache(o.principals_max),
         vault_watch(
             "edge/" + edge_id,
             [this](grpc::ClientContext* context, VaultWatch::Reactor* reactor) {
@@ -137,18 +105,16 @@ struct Directory::Impl {
     absl::MutexLock lock(&mutex);
     ++generation;
     if (response.has_hash_keys()) {
-      auto fresh = std::make_shared<HashKeys>();
-      fresh->checksum_key = crypto::SecretBytes(response.hash_keys().checksum_key());
-      fresh->secret_key = crypto::SecretBytes(response.hash_keys().secret_key());
-      keys = std::move(fresh);
+      keys = std::make_shared<HashKeys>(response.hash_keys().checksum_key(),
+                                        response.hash_keys().secret_key());
     }
     if (response.snapshot()) {
-      principals.clear();
+      Forget();
       unknown.clear();
       credentials.clear();
     }
     for (const std::string& id : response.changed_key_ids()) {
-      principals.erase(id);
+      cache.Erase(id);
       unknown.erase(id);
     }
     for (const std::string& provider : response.changed_credential_providers()) {
@@ -166,10 +132,11 @@ struct Directory::Impl {
         changed.push_back(limits.account_id());
       }
       if (response.snapshot()) {
-        principals.clear();
+        Forget();
       } else if (!changed.empty()) {
-        absl::erase_if(principals, [&](const auto& item) {
-          const std::vector<int64_t>& chain = item.second->account_ids;
+        cache.EraseAccounts(changed);
+        absl::erase_if(subjects, [&](const auto& item) {
+          const std::vector<int64_t> chain = item.second->account_ids();
           return std::any_of(changed.begin(), changed.end(), [&](int64_t id) {
             return std::find(chain.begin(), chain.end(), id) != chain.end();
           });
@@ -179,29 +146,89 @@ struct Directory::Impl {
     on_ledger(response);
   }
 
+  // Whatever is known of keys and accounts may be old. What was in use is asked for again at once, by
+  // the worker, so that not every caller has to wait for it.
+  void Forget() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    std::vector<std::string> ids = cache.Clear();
+    subjects.clear();
+    if (to_resync.empty()) {
+      to_resync = std::move(ids);
+    } else {
+      to_resync.insert(to_resync.end(), std::make_move_iterator(ids.begin()),
+                       std::make_move_iterator(ids.end()));
+    }
+  }
+
+  static absl::StatusOr<std::unique_ptr<Standing>> StandingOf(
+      const vault::v1::KeyRecord& key, const std::vector<const ledger::v1::AccountView*>& chain,
+      bool require_budget) {
+    auto standing = Standing::From(key, chain, require_budget);
+    if (!standing.ok()) {
+      obs::Error("key_record_not_understood",
+                 {{"key_id", key.key_id()}, {"message", Std(standing.status().message())}});
+      return BadKey();
+    }
+    return standing;
+  }
+
+  PrincipalOr MakePrincipal(const vault::v1::KeyRecord& key,
+                            const ledger::v1::ResolveAccountResponse& account) {
+    std::vector<const ledger::v1::AccountView*> chain;
+    for (const ledger::v1::AccountView& view : account.chain()) chain.push_back(&view);
+    TH_ASSIGN_OR_RETURN(auto standing, StandingOf(key, chain, account.require_budget()));
+    return PrincipalPtr(new Principal(key, *chain.back(), cache.Share(std::move(standing))));
+  }
+
+  // Of many keys, from what the vault and the ledger say of them.
+  std::vector<PrincipalPtr> MakePrincipals(const vault::v1::LookupKeysResponse& found,
+                                           const ledger::v1::ResolveAccountsResponse& accounts) {
+    absl::flat_hash_map<int64_t, const ledger::v1::ResolvedAccount*> by_id;
+    for (const ledger::v1::ResolvedAccount& account : accounts.accounts()) {
+      by_id[account.account().account_id()] = &account;
+    }
+    std::vector<PrincipalPtr> principals;
+    std::vector<const ledger::v1::AccountView*> chain;
+    for (const vault::v1::KeyRecord& key : found.keys()) {
+      chain.clear();
+      bool require_budget = false;
+      auto it = by_id.find(key.account_id());
+      while (it != by_id.end()) {
+        chain.insert(chain.begin(), &it->second->account());
+        require_budget = it->second->require_budget();  // the org's is the last
+        if (it->second->parent_id() == 0) break;
+        it = by_id.find(it->second->parent_id());
+      }
+      if (it == by_id.end()) continue;  // its account, or one above, is gone
+      auto standing = StandingOf(key, chain, require_budget);
+      if (!standing.ok()) continue;
+      principals.emplace_back(new Principal(key, *chain.back(), cache.Share(*std::move(standing))));
+    }
+    return principals;
+  }
+
   absl::Duration Staleness() const {
     return std::max(vault_watch.Staleness(), ledger_watch.Staleness());
   }
 
-  absl::Status Check(const Principal& principal, const HashKeys& hash_keys,
-                     std::string_view secret) const {
+  absl::Status Check(const Principal& principal, const HashKeys& hash_keys, std::string_view secret) {
     const absl::Time now = clock->Wall();
-    const crypto::Sha256Digest mac = crypto::MacOfSecret(hash_keys.secret_key.view(), secret);
-    bool known = false;
-    for (const Principal::Mac& own : principal.macs) {
-      if (crypto::ConstantTimeEqual(crypto::AsBytes(own.mac), crypto::AsBytes(mac)) &&
-          now < own.expires_at) {
-        known = true;
-      }
-    }
-    if (!known) return BadKey();
-    if (principal.disabled) {
+    if (!principal.HasMac(hash_keys.secret_key.Mac(secret), now)) return BadKey();
+    if (principal.revoked()) {
       return MakeError(absl::StatusCode::kUnauthenticated, "KEY_REVOKED",
                        "the API key has been revoked");
     }
-    if (now >= principal.expires_at) {
+    if (principal.disabled()) {
+      return MakeError(absl::StatusCode::kUnauthenticated, "KEY_DISABLED",
+                       "the API key has been disabled");
+    }
+    if (principal.ExpiredAt(now)) {
       return MakeError(absl::StatusCode::kUnauthenticated, "KEY_EXPIRED",
                        "the API key has expired");
+    }
+    const int64_t minutes = absl::ToUnixSeconds(now) / 60;
+    if (principal.NoteUse(minutes, absl::ToInt64Minutes(options.use_resolution))) {
+      absl::MutexLock lock(&uses_mutex);
+      if (uses.size() < kUsesWaitingMax) uses.emplace_back(principal.key_id(), minutes);
     }
     return absl::OkStatus();
   }
@@ -259,8 +286,12 @@ struct Directory::Impl {
       absl::MutexLock lock(&mutex);
       if (generation != before) continue;
       if (result.ok()) {
-        if (principals.size() >= options.principals_max) principals.clear();
-        principals[name] = *result;
+        if (name.starts_with(kAccountPrefix)) {
+          if (subjects.size() >= options.tokens_max) subjects.clear();
+          subjects[name] = *result;
+        } else {
+          cache.Put(*result);
+        }
       } else {
         if (unknown.size() >= options.unknown_max) unknown.clear();
         unknown[name] = clock->Monotonic() + options.unknown_ttl;
@@ -271,22 +302,15 @@ struct Directory::Impl {
                         "the API key's record is changing");
   }
 
-  // What is cached of a name.
-  struct Cached {
-    std::shared_ptr<const HashKeys> keys;
-    std::shared_ptr<const Principal> principal;
-    bool unknown = false;  // looked for in vain a moment ago
-  };
-  Cached Look(std::string_view name) {
-    Cached cached;
+  // Whether a name was looked for in vain a moment ago.
+  bool Unknown(std::string_view name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    const auto it = unknown.find(Absl(name));
+    return it != unknown.end() && clock->Monotonic() < it->second;
+  }
+
+  std::shared_ptr<const HashKeys> CurrentKeys() {
     absl::MutexLock lock(&mutex);
-    cached.keys = keys;
-    if (const auto it = principals.find(Absl(name)); it != principals.end()) {
-      cached.principal = it->second;
-    } else if (const auto no = unknown.find(Absl(name)); no != unknown.end()) {
-      cached.unknown = clock->Monotonic() < no->second;
-    }
-    return cached;
+    return keys;
   }
 
   // The account path that a token of an identity provider stands for. Tokens are verified once.
@@ -310,9 +334,11 @@ struct Directory::Impl {
     const auto account = VerifyToken(text);
     if (!account.ok()) co_return account.status();
     const std::string name = absl::StrCat(Absl(kAccountPrefix), *account);
-    const Cached cached = Look(name);
-    if (cached.principal != nullptr) co_return cached.principal;
-    if (cached.unknown) co_return NoAccount();
+    {
+      absl::MutexLock lock(&mutex);
+      if (const auto it = subjects.find(name); it != subjects.end()) co_return it->second;
+      if (Unknown(name)) co_return NoAccount();
+    }
     co_return co_await Find(loop, name);
   }
 
@@ -331,6 +357,128 @@ struct Directory::Impl {
     co_return *flight->result;
   }
 
+  // --- what the worker does
+
+  void Work() {
+    absl::Time report_at = absl::Now() + options.use_report_interval;
+    for (;;) {
+      {
+        absl::MutexLock lock(&worker_mutex);
+        worker_mutex.AwaitWithTimeout(absl::Condition(&stopping), kWorkerPause);
+        if (stopping) break;
+      }
+      std::vector<std::string> ids;
+      {
+        absl::MutexLock lock(&mutex);
+        ids.swap(to_resync);
+      }
+      if (!ids.empty()) Resync(ids);
+      if (absl::Now() >= report_at) {
+        ReportUses();
+        report_at = absl::Now() + options.use_report_interval;
+      }
+    }
+    ReportUses();
+  }
+
+  void Resync(const std::vector<std::string>& ids) {
+    const absl::Time begin = absl::Now();
+    for (size_t i = 0; i < ids.size(); i += kKeysAtOnce) {
+      {
+        absl::MutexLock lock(&worker_mutex);
+        const auto room = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(worker_mutex) {
+          return stopping || batches < options.resync_parallel;
+        };
+        worker_mutex.Await(absl::Condition(&room));
+        if (stopping) return;
+        ++batches;
+      }
+      auto request = std::make_shared<vault::v1::LookupKeysRequest>();
+      for (size_t k = i; k < std::min(ids.size(), i + kKeysAtOnce); ++k) {
+        request->add_key_ids(ids[k]);
+      }
+      FillBatch(std::move(request), kResyncAttempts);
+    }
+    absl::MutexLock lock(&worker_mutex);
+    const auto idle = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(worker_mutex) { return batches == 0; };
+    worker_mutex.Await(absl::Condition(&idle));
+    obs::Info("keys_resynced", {{"keys", static_cast<int64_t>(ids.size())},
+                                {"duration_ms", absl::ToInt64Milliseconds(absl::Now() - begin)}});
+  }
+
+  void BatchDone() {
+    absl::MutexLock lock(&worker_mutex);
+    --batches;
+  }
+
+  // What cannot be had is left to the callers who need it.
+  void FillBatch(std::shared_ptr<const vault::v1::LookupKeysRequest> request, int attempts) {
+    uint64_t before;
+    {
+      absl::MutexLock lock(&mutex);
+      before = generation;
+    }
+    using Found = vault::v1::LookupKeysResponse;
+    using Accounts = ledger::v1::ResolveAccountsResponse;
+    calls.Start<Found>(
+        kBulkTimeout, *request,
+        [this](auto... args) { vault->async()->LookupKeys(args...); },
+        [this, request, before, attempts](absl::StatusOr<Found> answer) {
+          if (!answer.ok()) return BatchDone();
+          auto found = std::make_shared<const Found>(*std::move(answer));
+          ledger::v1::ResolveAccountsRequest resolve;
+          for (const vault::v1::KeyRecord& key : found->keys()) {
+            resolve.add_account_ids(key.account_id());
+          }
+          calls.Start<Accounts>(
+              kBulkTimeout, std::move(resolve),
+              [this](auto... args) { ledger->async()->ResolveAccounts(args...); },
+              [this, request, before, attempts, found](absl::StatusOr<Accounts> accounts) {
+                if (!accounts.ok()) return BatchDone();
+                std::vector<PrincipalPtr> principals = MakePrincipals(*found, *accounts);
+                bool again = false;
+                {
+                  absl::MutexLock lock(&mutex);
+                  again = generation != before;
+                  if (!again) {
+                    for (PrincipalPtr& principal : principals) cache.Put(std::move(principal));
+                  }
+                }
+                if (again && attempts > 1) return FillBatch(request, attempts - 1);
+                BatchDone();
+              });
+        });
+  }
+
+  void ReportUses() {
+    std::vector<std::pair<std::string, int64_t>> told;
+    {
+      absl::MutexLock lock(&uses_mutex);
+      told.swap(uses);
+    }
+    for (size_t i = 0; i < told.size(); i += kUsesAtOnce) {
+      vault::v1::ReportKeyUseRequest request;
+      for (size_t k = i; k < std::min(told.size(), i + kUsesAtOnce); ++k) {
+        vault::v1::KeyUse* use = request.add_uses();
+        use->set_key_id(told[k].first);
+        use->set_unix_minutes(told[k].second);
+      }
+      grpc::ClientContext context;
+      context.set_deadline(std::chrono::system_clock::now() +
+                           absl::ToChronoMilliseconds(options.lookup_timeout));
+      vault::v1::ReportKeyUseResponse response;
+      const grpc::Status status = vault->ReportKeyUse(&context, request, &response);
+      if (status.ok()) continue;
+      obs::Warning("key_uses_not_reported", {{"keys", static_cast<int64_t>(told.size() - i)},
+                                             {"message", status.error_message()}});
+      absl::MutexLock lock(&uses_mutex);
+      if (uses.size() + told.size() - i <= kUsesWaitingMax) {
+        uses.insert(uses.end(), told.begin() + static_cast<int64_t>(i), told.end());
+      }
+      return;
+    }
+  }
+
   const std::unique_ptr<vault::v1::VaultService::Stub> vault;
   const std::unique_ptr<ledger::v1::LedgerService::Stub> ledger;
   const std::string edge_id;
@@ -342,15 +490,26 @@ struct Directory::Impl {
   absl::Mutex mutex;
   uint64_t generation ABSL_GUARDED_BY(mutex) = 0;  // changes applied
   std::shared_ptr<const HashKeys> keys ABSL_GUARDED_BY(mutex);
-  absl::flat_hash_map<std::string, std::shared_ptr<const Principal>> principals
-      ABSL_GUARDED_BY(mutex);
+  KeyCache cache;  // put into under `mutex`
+  // By kAccountPrefix and path: those whom identity providers vouch for.
+  absl::flat_hash_map<std::string, PrincipalPtr> subjects ABSL_GUARDED_BY(mutex);
   absl::flat_hash_map<std::string, absl::Duration> unknown ABSL_GUARDED_BY(mutex);
   absl::flat_hash_map<std::string, identity::Identity> tokens ABSL_GUARDED_BY(mutex);  // by hash
   struct CachedCredential {
     std::string origin;
-    std::shared_ptr<const Credential> credential;
+    std::shared_ptr<const CredentialSet> set;
   };
   absl::flat_hash_map<std::string, CachedCredential> credentials ABSL_GUARDED_BY(mutex);
+  std::vector<std::string> to_resync ABSL_GUARDED_BY(mutex);  // ids of keys
+
+  absl::Mutex uses_mutex;
+  std::vector<std::pair<std::string, int64_t>> uses ABSL_GUARDED_BY(uses_mutex);  // id, unix minutes
+
+  // Fills the cache again and reports uses.
+  absl::Mutex worker_mutex;
+  bool stopping ABSL_GUARDED_BY(worker_mutex) = false;
+  int batches ABSL_GUARDED_BY(worker_mutex) = 0;  // of a resync that are under way
+  std::thread worker;
 
   // One map per IO thread, made before they run, each touched by its thread only.
   std::map<IoLoop*, absl::flat_hash_map<std::string, std::shared_ptr<Flight<PrincipalOr>>>>
@@ -376,13 +535,21 @@ Directory::~Directory() { Stop(); }
 void Directory::Start() {
   impl_->vault_watch.Start();
   impl_->ledger_watch.Start();
+  impl_->worker = std::thread([impl = impl_.get()] { impl->Work(); });
 }
 
 void Directory::Stop() {
   impl_->vault_watch.Stop();
   impl_->ledger_watch.Stop();
+  {
+    absl::MutexLock lock(&impl_->worker_mutex);
+    impl_->stopping = true;
+  }
   impl_->calls.Stop();
+  if (impl_->worker.joinable()) impl_->worker.join();
 }
+
+size_t Directory::cached_keys() const { return impl_->cache.size(); }
 
 bool Directory::WaitSynced(absl::Duration timeout) {
   const absl::Time end = absl::Now() + timeout;
@@ -391,41 +558,56 @@ bool Directory::WaitSynced(absl::Duration timeout) {
 
 absl::Duration Directory::Staleness() const { return impl_->Staleness(); }
 
-Task<PrincipalOr> Directory::Authenticate(IoLoop& loop, std::string key_text) {
+std::optional<PrincipalOr> Directory::AuthenticateCached(std::string_view key_text) {
   Impl& impl = *impl_;
   const auto parts = crypto::ParseVirtualKey(key_text);
-  const bool token = !parts && impl.issuers != nullptr && identity::LooksLikeToken(key_text);
-  if (!parts && !token) co_return BadKey();
+  if (!parts && (impl.issuers == nullptr || !identity::LooksLikeToken(key_text))) return BadKey();
   if (impl.Staleness() > impl.options.max_staleness) {
-    co_return MakeError(absl::StatusCode::kUnavailable, "KEYS_STALE",
-                        "the edge has lost touch with the key vault or the ledger");
+    return MakeError(absl::StatusCode::kUnavailable, "KEYS_STALE",
+                     "the edge has lost touch with the key vault or the ledger");
   }
-  if (token) co_return co_await impl.AuthenticateToken(loop, std::move(key_text));
-  const Impl::Cached cached = impl.Look(parts->id);
-  if (cached.keys == nullptr) co_return Unreachable("VAULT_UNAVAILABLE", "key vault");
-  std::shared_ptr<const Principal> principal = cached.principal;
-  if (principal == nullptr) {
-    if (cached.unknown || !crypto::CheckId(cached.keys->checksum_key.view(), parts->id)) {
-      co_return BadKey();
-    }
-    auto found = co_await impl.Find(loop, std::string(parts->id));
-    if (!found.ok()) co_return found.status();
-    principal = *std::move(found);
+  if (!parts) return std::nullopt;
+  const std::shared_ptr<const HashKeys> keys = impl.CurrentKeys();
+  if (keys == nullptr) return Unreachable("VAULT_UNAVAILABLE", "key vault");
+  if (const PrincipalPtr principal = impl.cache.Find(parts->id)) {
+    const absl::Status checked = impl.Check(*principal, *keys, parts->secret);
+    if (!checked.ok()) return checked;
+    return principal;
   }
-  const absl::Status checked = impl.Check(*principal, *cached.keys, parts->secret);
-  crypto::Cleanse(&key_text);
-  if (!checked.ok()) co_return checked;
-  co_return principal;
+  // An id that this installation did not make costs one MAC and no look-up.
+  if (!crypto::CheckId(keys->checksum_key, parts->id)) return BadKey();
+  absl::MutexLock lock(&impl.mutex);
+  if (impl.Unknown(parts->id)) return BadKey();
+  return std::nullopt;
 }
 
-Task<CredentialOr> Directory::CredentialOf(IoLoop& loop, std::string provider, std::string origin) {
+Task<PrincipalOr> Directory::Authenticate(IoLoop& loop, std::string key_text) {
+  Impl& impl = *impl_;
+  auto cached = AuthenticateCached(key_text);
+  if (cached.has_value()) {
+    crypto::Cleanse(&key_text);
+    co_return *std::move(cached);
+  }
+  const auto parts = crypto::ParseVirtualKey(key_text);
+  if (!parts) co_return co_await impl.AuthenticateToken(loop, std::move(key_text));
+  auto found = co_await impl.Find(loop, std::string(parts->id));
+  if (!found.ok()) co_return found.status();
+  const std::shared_ptr<const HashKeys> keys = impl.CurrentKeys();
+  const absl::Status checked = impl.Check(**found, *keys, parts->secret);
+  crypto::Cleanse(&key_text);
+  if (!checked.ok()) co_return checked;
+  co_return *std::move(found);
+}
+
+Task<CredentialsOr> Directory::CredentialsOf(IoLoop& loop, std::string provider,
+                                             std::string origin) {
   Impl& impl = *impl_;
   for (int round = 0; round < 3; ++round) {
     uint64_t before;
     {
       absl::MutexLock lock(&impl.mutex);
       const auto it = impl.credentials.find(provider);
-      if (it != impl.credentials.end() && it->second.origin == origin) co_return it->second.credential;
+      if (it != impl.credentials.end() && it->second.origin == origin) co_return it->second.set;
       before = impl.generation;
     }
     vault::v1::GetCredentialRequest request;
@@ -435,20 +617,17 @@ Task<CredentialOr> Directory::CredentialOf(IoLoop& loop, std::string provider, s
     auto answer = co_await CallUnary<vault::v1::GetCredentialResponse>(
         loop, impl.calls, impl.options.lookup_timeout, std::move(request),
         [&impl](auto... args) { impl.vault->async()->GetCredential(args...); });
-    auto credential = std::make_shared<Credential>();
+    auto set = std::make_shared<const CredentialSet>();
     if (answer.ok()) {
-      if (answer->credentials_size() > 0) {
-        credential->secret = crypto::SecretBytes(answer->credentials(0).secret());
-      }
-      for (auto& live : *answer->mutable_credentials()) crypto::Cleanse(live.mutable_secret());
+      set = std::make_shared<const CredentialSet>(*std::move(answer));
     } else if (!absl::IsNotFound(answer.status())) {
       if (absl::IsFailedPrecondition(answer.status())) co_return answer.status();
       co_return Unreachable("VAULT_UNAVAILABLE", "key vault");
     }
     absl::MutexLock lock(&impl.mutex);
     if (impl.generation != before) continue;
-    impl.credentials[provider] = {origin, credential};
-    co_return credential;
+    impl.credentials[provider] = {origin, set};
+    co_return set;
   }
   co_return Unreachable("VAULT_UNAVAILABLE", "key vault");
 }

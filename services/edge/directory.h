@@ -15,11 +15,11 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "libs/base/clock.h"
-#include "libs/crypto/secret_bytes.h"
 #include "libs/identity/issuers.h"
+#include "services/edge/credentials.h"
 #include "services/edge/net.h"
 #include "services/edge/object_owners.h"
-#include "services/edge/tags.h"
+#include "services/edge/principal.h"
 #include "tollhouse/ledger/v1/ledger.pb.h"
 
 namespace grpc {
@@ -28,49 +28,21 @@ class ChannelInterface;
 
 namespace tollhouse::edge {
 
-// A virtual key and the accounts above it, as of the last change that was pushed.
-struct Principal {
-  struct Mac {
-    std::array<uint8_t, 32> mac;
-    absl::Time expires_at;
-  };
-  struct Limit {  // of the strictest account
-    int64_t value = 0;  // 0: none
-    std::string account_path;
-  };
-
-  std::string key_id;                // "" of a token's
-  std::vector<int64_t> account_ids;  // org first, key last
-  std::string account_path;          // of the key
-  std::vector<Mac> macs;
-  bool disabled = false;
-  absl::Time expires_at = absl::InfiniteFuture();
-  std::vector<std::string> models;     // allowed, empty: all; a '*' at the end is any ending
-  std::vector<std::string> providers;  // allowed, empty: all
-  Tags pinned_tags;                    // key over user over team over org
-  Limit max_output_tokens;
-  Limit max_request_cost_nanousd;
-  bool require_budget = false;
-  // Of the free token counter: when the next request is due, in monotonic nanoseconds.
-  mutable std::atomic<int64_t> count_tokens_due = 0;
-
-  bool AllowsProvider(std::string_view provider) const;
-  bool AllowsModel(std::string_view model) const;
-};
-
-struct Credential {
-  crypto::SecretBytes secret;  // empty: the provider has none
-};
-
 struct DirectoryOptions {
   // Cached keys are served at most this long after a watch was cut.
   absl::Duration max_staleness = absl::Seconds(30);
   absl::Duration lookup_timeout = absl::Seconds(5);
-  size_t principals_max = 200'000;
+  size_t principals_max = 1'200'000;
   // Ids that are well-formed but unknown are remembered this long, this many.
   absl::Duration unknown_ttl = absl::Seconds(10);
   size_t unknown_max = 10'000;
   size_t tokens_max = 50'000;  // verified tokens that are remembered
+  // The use of a key is told to the vault when the last one told is this old, some seconds later.
+  absl::Duration use_resolution = absl::Minutes(10);
+  absl::Duration use_report_interval = absl::Seconds(15);
+  // After a reconnect, keys that were cached are looked up again so many questions at a time, each for
+  // up to 1024 keys.
+  int resync_parallel = 4;
 };
 
 // Thread-safe.
@@ -91,21 +63,25 @@ class Directory {
   void Stop();
   // Both watches have delivered their snapshot; false after `timeout`.
   bool WaitSynced(absl::Duration timeout);
+  // Keys that are cached now.
+  size_t cached_keys() const;
   // How long ago the older of the watches was last known to be whole.
   absl::Duration Staleness() const;
 
   // The principal of a virtual key's text or of a token. UNAUTHENTICATED (BAD_KEY, KEY_REVOKED,
-  // KEY_EXPIRED, and those of identity::Issuers::Verify); PERMISSION_DENIED (NO_ACCOUNT) for a token
+  // KEY_DISABLED, KEY_EXPIRED, and those of identity::Issuers::Verify); PERMISSION_DENIED (NO_ACCOUNT) for a token
   // without an account; UNAVAILABLE (KEYS_STALE, VAULT_UNAVAILABLE, LEDGER_UNAVAILABLE, NO_KEY_SET).
   // `loop`: the caller's.
-  Task<absl::StatusOr<std::shared_ptr<const Principal>>> Authenticate(IoLoop& loop,
-                                                                      std::string key_text);
+  Task<absl::StatusOr<PrincipalPtr>> Authenticate(IoLoop& loop, std::string key_text);
+  // The same where nobody has to be asked: a virtual key that is cached, or none at all. Nothing if
+  // somebody has.
+  std::optional<absl::StatusOr<PrincipalPtr>> AuthenticateCached(std::string_view key_text);
 
-  // The credential stored for provider and origin; an empty one if there is none.
+  // The credentials stored for provider and origin; an empty set if there is none.
   // FAILED_PRECONDITION (ORIGIN_CHANGED), UNAVAILABLE (VAULT_UNAVAILABLE).
-  Task<absl::StatusOr<std::shared_ptr<const Credential>>> CredentialOf(IoLoop& loop,
-                                                                       std::string provider,
-                                                                       std::string origin);
+  Task<absl::StatusOr<std::shared_ptr<const CredentialSet>>> CredentialsOf(IoLoop& loop,
+                                                                           std::string provider,
+                                                                           std::string origin);
 
   // Whose an object at a provider is; nothing if nobody made it. UNAVAILABLE (VAULT_UNAVAILABLE).
   Task<absl::StatusOr<std::optional<ObjectOwner>>> OwnerOf(IoLoop& loop, std::string id);

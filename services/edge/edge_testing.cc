@@ -258,6 +258,20 @@ struct FakeServices::Impl {
       *response = impl->account;
       return grpc::Status::OK;
     }
+    grpc::Status ResolveAccounts(grpc::ServerContext*,
+                                 const ledger::v1::ResolveAccountsRequest* request,
+                                 ledger::v1::ResolveAccountsResponse* response) override {
+      absl::MutexLock lock(&impl->mutex);
+      if (request->account_ids_size() == 0) return grpc::Status::OK;
+      int64_t parent = 0;
+      for (const ledger::v1::AccountView& view : impl->account.chain()) {
+        ledger::v1::ResolvedAccount* account = response->add_accounts();
+        *account->mutable_account() = view;
+        account->set_parent_id(parent);
+        parent = view.account_id();
+      }
+      return grpc::Status::OK;
+    }
     grpc::Status Post(
         grpc::ServerContext* context,
         grpc::ServerReaderWriter<ledger::v1::PostResponse, ledger::v1::PostRequest>* stream)
@@ -330,8 +344,21 @@ struct FakeServices::Impl {
       }
       return grpc::Status::OK;
     }
+    grpc::Status ReportKeyUse(grpc::ServerContext*, const vault::v1::ReportKeyUseRequest* request,
+                              vault::v1::ReportKeyUseResponse*) override {
+      absl::MutexLock lock(&impl->mutex);
+      for (const vault::v1::KeyUse& use : request->uses()) {
+        impl->uses[use.key_id()] = use.unix_minutes();
+      }
+      return grpc::Status::OK;
+    }
     grpc::Status GetCredential(grpc::ServerContext*, const vault::v1::GetCredentialRequest* request,
                                vault::v1::GetCredentialResponse* response) override {
+      absl::MutexLock lock(&impl->mutex);
+      if (impl->credentials.credentials_size() > 0) {
+        *response = impl->credentials;
+        return grpc::Status::OK;
+      }
       vault::v1::LiveCredential* credential = response->add_credentials();
       credential->set_name("default");
       credential->set_version(1);
@@ -362,6 +389,9 @@ struct FakeServices::Impl {
   bool mute_enforcer ABSL_GUARDED_BY(mutex) = false;
   bool mute_post ABSL_GUARDED_BY(mutex) = false;
   int lookups ABSL_GUARDED_BY(mutex) = 0;
+  std::map<std::string, int64_t> uses ABSL_GUARDED_BY(mutex);
+  vault::v1::GetCredentialResponse credentials ABSL_GUARDED_BY(mutex);
+
   int refreshes ABSL_GUARDED_BY(mutex) = 0;
   std::map<std::string, int64_t> holds ABSL_GUARDED_BY(mutex);
   std::set<std::string> acknowledged ABSL_GUARDED_BY(mutex);
@@ -420,6 +450,32 @@ void FakeServices::RefuseNext(enforcer::v1::Refused refused) {
 void FakeServices::MuteEnforcer(bool mute) {
   absl::MutexLock lock(&impl_->mutex);
   impl_->mute_enforcer = mute;
+}
+
+void FakeServices::SetCredentials(vault::v1::GetCredentialResponse credentials) {
+  absl::MutexLock lock(&impl_->mutex);
+  impl_->credentials = std::move(credentials);
+}
+
+void FakeServices::WaitLookups(int count) {
+  absl::MutexLock lock(&impl_->mutex);
+  const auto enough = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(impl_->mutex) {
+    return impl_->lookups >= count;
+  };
+  impl_->mutex.AwaitWithTimeout(absl::Condition(&enough), kTimeout);
+}
+
+int64_t FakeServices::WaitUse(const std::string& key_text) {
+  const std::string id(crypto::ParseVirtualKey(key_text)->id);
+  absl::MutexLock lock(&impl_->mutex);
+  const auto told = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(impl_->mutex) {
+    return impl_->uses.contains(id);
+  };
+  return impl_->mutex.AwaitWithTimeout(absl::Condition(&told), kTimeout) ? impl_->uses[id] : -1;
+}
+
+void FakeServices::RestartVaultWatches() {
+  impl_->vault_hub.Restart(impl_->vault_hub.version() + 1);
 }
 
 void FakeServices::CutWatches() {

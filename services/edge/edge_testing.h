@@ -63,6 +63,13 @@ class FakeServices {
   void RevokeKey(const std::string& key_text);
   void SetAccount(const std::function<void(ledger::v1::ResolveAccountResponse*)>& edit);
   int lookups() const;
+  void WaitLookups(int count);
+  // Of every provider, instead of its usual one.
+  void SetCredentials(vault::v1::GetCredentialResponse credentials);
+  // When a key was last used, as the edge reported it; waits up to ten seconds. -1: it was not.
+  int64_t WaitUse(const std::string& key_text);
+  // Ends the vault's watches once; edges connect again and get a snapshot.
+  void RestartVaultWatches();
 
   router::v1::PolicySnapshot policy;  // set before the edge starts
 

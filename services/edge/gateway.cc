@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/hash/hash.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -39,6 +40,9 @@ constexpr absl::Duration kRetryAfter = absl::Seconds(2);
 constexpr size_t kRequestIdBytesMax = 128;
 constexpr size_t kCountAnswerBytesMax = 64 << 10;
 constexpr int64_t kClampedOutputMin = 1024;
+// A credential that a provider refused is tried again after a minute: it may be valid by then.
+constexpr absl::Duration kRefusedCredentialRest = absl::Seconds(60);
+constexpr absl::Duration kSpentCredentialRest = absl::Seconds(5);  // without a retry-after
 
 // The caller's label if it is fit to be echoed and stored, else a new one.
 std::string RequestIdOf(const RequestHead& head, absl::Time now) {
@@ -107,13 +111,13 @@ Refusal UnfitRefusal(const Relay& relay) {
 
 // The account that objects of a key belong to: the one that the key hangs under.
 int64_t OwnerOf(const Principal& principal) {
-  const std::vector<int64_t>& ids = principal.account_ids;
-  return ids.size() < 2 ? (ids.empty() ? 0 : ids.back()) : ids[ids.size() - 2];
+  const std::vector<int64_t>& above = principal.standing().account_ids;
+  return above.empty() ? principal.account_id() : above.back();
 }
 
 // The org of "acme/payments/laptop".
-std::string_view OrgOf(const Principal& principal) {
-  const std::string_view path = principal.account_path;
+std::string OrgOf(const Principal& principal) {
+  const std::string path = principal.account_path();
   return path.substr(0, path.find('/'));
 }
 
@@ -153,6 +157,23 @@ void SetTime(absl::Time at, google::protobuf::Timestamp* out) {
       static_cast<int32_t>(absl::ToInt64Nanoseconds(at - absl::FromUnixSeconds(seconds))));
 }
 
+// Spreads requests over credentials.
+uint64_t RandomOf(std::string_view request_id, int64_t nanos) {
+  return absl::Hash<std::pair<std::string_view, int64_t>>()({request_id, nanos});
+}
+
+// Counts a request of a key while it lasts.
+class InFlight {
+ public:
+  explicit InFlight(const Principal& principal) : counter_(principal.in_flight()) { ++counter_; }
+  ~InFlight() { --counter_; }
+  InFlight(const InFlight&) = delete;
+  InFlight& operator=(const InFlight&) = delete;
+
+ private:
+  std::atomic<int32_t>& counter_;
+};
+
 }  // namespace
 
 // One request, while it lasts.
@@ -167,11 +188,12 @@ struct Gateway::Call {
   Dialect dialect = common::v1::DIALECT_OPENAI;
   Target target;
 
-  std::shared_ptr<const Principal> principal;
+  PrincipalPtr principal;
   std::shared_ptr<const policy::Policy> policy;
   policy::Route route;
   policy::BaseUrl base_url;
-  std::shared_ptr<const Credential> credential;
+  std::shared_ptr<const CredentialSet> credentials;
+  const CredentialSet::Credential* credential = nullptr;  // one of them; null: the provider has none
   std::string body;
   RequestFacts facts;
   SpliceOptions splice;
@@ -191,6 +213,10 @@ struct Gateway::Call {
   std::string end;     // of an attempt
   std::optional<int64_t> cost_nanos;
 };
+
+std::string_view Gateway::SecretOf(const Call& call) {
+  return call.credential == nullptr ? std::string_view() : call.credential->secret();
+}
 
 Gateway::Malformed Gateway::RenderMalformed(const RequestHead& head, RequestError error) {
   Refusal refusal;
@@ -247,7 +273,7 @@ void Gateway::LogCall(const Call& call) {
   obs::Info("request",
             {{"request_id", call.request_id},
              {"endpoint", call.target.name},
-             {"account", call.principal == nullptr ? "" : call.principal->account_path},
+             {"account", call.principal == nullptr ? "" : call.principal->account_path()},
              {"provider", call.route.provider == nullptr ? "" : call.route.provider->name()},
              {"model", call.route.provider == nullptr ? "" : call.route.catalog_model},
              {"status", call.status},
@@ -331,12 +357,35 @@ Task<> Gateway::Serve(Call& call) {
     }
     key = in_query;
   }
-  auto principal = co_await parts_.directory->Authenticate(call.exchange.loop(), std::move(key));
-  if (!principal.ok()) {
-    co_await RefuseStatus(call, principal.status());
+  const std::optional<http::Address> from =
+      parts_.callers->Of(call.exchange.peer(), call.exchange.head().headers);
+  if (const absl::Duration wait = parts_.limiter->Take(from, call.started_nanos);
+      wait > absl::ZeroDuration()) {
+    crypto::Cleanse(&key);
+    Refusal refusal = Make(Kind::kRequestRate, "too many requests from this address");
+    refusal.retry_after = wait;
+    co_await Refuse(call, std::move(refusal), Metrics::kLimit);
     co_return;
   }
-  call.principal = *std::move(principal);
+  auto cached = parts_.directory->AuthenticateCached(key);
+  if (!cached.has_value()) {
+    cached = co_await parts_.directory->Authenticate(call.exchange.loop(), std::move(key));
+  }
+  crypto::Cleanse(&key);
+  if (!cached->ok()) {
+    co_await RefuseStatus(call, cached->status());
+    co_return;
+  }
+  call.principal = **std::move(cached);
+  if (!co_await MayCall(call, from)) co_return;
+  const InFlight counted(*call.principal);
+  if (const int64_t most = parts_.config->requests_per_key;
+      most > 0 && call.principal->in_flight() > most) {
+    Refusal refusal = Make(Kind::kRequestRate, "too many requests with this key are under way");
+    refusal.retry_after = kRetryAfter;
+    co_await Refuse(call, std::move(refusal), Metrics::kLimit);
+    co_return;
+  }
   call.policy = parts_.policies->Current();
   if (call.policy == nullptr) {
     co_await Refuse(call, Unavailable("no policy has arrived yet"), Metrics::kUnavailable);
@@ -367,11 +416,35 @@ Task<> Gateway::Serve(Call& call) {
   }
 }
 
+// Whether the key may be used from there and for that. False: refused.
+Task<bool> Gateway::MayCall(Call& call, const std::optional<http::Address>& from) {
+  const Standing& standing = call.principal->standing();
+  if (!standing.AllowsAddress(from)) {
+    call.reason = "NETWORK_NOT_ALLOWED";
+    co_await Refuse(call,
+                    Make(Kind::kForbidden, "this key may not be used from this network address", "",
+                         "network_not_allowed"),
+                    Metrics::kRejected);
+    co_return false;
+  }
+  // What a holder asks about his own key is nobody's endpoint.
+  if (!call.target.usage && !standing.AllowsEndpoint(call.target.name)) {
+    call.reason = "ENDPOINT_NOT_ALLOWED";
+    co_await Refuse(call,
+                    Make(Kind::kForbidden,
+                         absl::StrCat("this key may not use the endpoint ", Absl(call.target.name)),
+                         "", "endpoint_not_allowed"),
+                    Metrics::kRejected);
+    co_return false;
+  }
+  co_return true;
+}
+
 Task<> Gateway::ServeModels(Call& call) {
   std::vector<ModelEntry> models;
   for (const policy::ListedModel& model : call.policy->Models(call.dialect, call.started)) {
-    if (!call.principal->AllowsProvider(model.provider->name()) ||
-        !call.principal->AllowsModel(model.name)) {
+    if (!call.principal->standing().AllowsProvider(model.provider->name()) ||
+        !call.principal->standing().AllowsModel(model.name)) {
       continue;
     }
     ModelEntry& entry = models.emplace_back();
@@ -437,7 +510,7 @@ Task<bool> Gateway::Prepare(Call& call) {
     }
     call.facts.model = call.target.model;
   }
-  const Principal& principal = *call.principal;
+  const Standing& principal = call.principal->standing();
   auto route = RouteOf(call);
   if (!route.ok()) {
     co_await RefuseStatus(call, route.status());
@@ -515,7 +588,7 @@ absl::StatusOr<policy::Route> Gateway::RouteOf(const Call& call) const {
   }
   for (const router::v1::Provider* provider : call.policy->providers()) {
     if (provider->dialect() != call.dialect ||
-        !call.principal->AllowsProvider(provider->name())) {
+        !call.principal->standing().AllowsProvider(provider->name())) {
       continue;
     }
     policy::Route first;
@@ -535,20 +608,62 @@ Task<bool> Gateway::FindCredential(Call& call) {
     co_return false;
   }
   call.base_url = *std::move(base_url);
-  auto credential = co_await parts_.directory->CredentialOf(
+  auto credentials = co_await parts_.directory->CredentialsOf(
       call.exchange.loop(), call.route.provider->name(), call.base_url.Origin());
-  if (!credential.ok() || ((*credential)->secret.empty() && !call.route.provider->allow_private())) {
-    call.reason = credential.ok() ? "NO_CREDENTIAL" : ReasonOf(credential.status());
+  if (credentials.ok()) {
+    call.credentials = *std::move(credentials);
+    call.credential = PickCredential(call, nullptr);
+  }
+  if (call.credential == nullptr && !(credentials.ok() && call.credentials->empty() &&
+                                      call.route.provider->allow_private())) {
+    call.reason = credentials.ok() ? "NO_CREDENTIAL" : ReasonOf(credentials.status());
     co_await Refuse(call,
-                    Unavailable(credential.ok()
+                    Unavailable(credentials.ok()
                                     ? absl::StrCat("provider ", call.route.provider->name(),
                                                    " has no credential")
-                                    : std::string(credential.status().message())),
+                                    : std::string(credentials.status().message())),
                     Metrics::kUnavailable);
     co_return false;
   }
-  call.credential = *std::move(credential);
   co_return true;
+}
+
+const CredentialSet::Credential* Gateway::PickCredential(
+    const Call& call, const CredentialSet::Credential* not_this) const {
+  return call.credentials->Pick(parts_.config->clock->Wall(),
+                                call.exchange.loop().deadlines().NowNanos(),
+                                RandomOf(call.request_id, call.started_nanos), not_this);
+}
+
+// After a provider refused the credential, or said that its quota is used up: another one, if there is
+// one that does not rest, and the answer has not begun to reach the caller.
+bool Gateway::TurnToAnotherCredential(Call& call, const Relay& relay) {
+  const int status = relay.status();
+  const bool refused = status == 401;
+  const bool quota = status == 429;
+  if (call.credential == nullptr || relay.end() != RelayEnd::kRefused || (!refused && !quota)) {
+    return false;
+  }
+  int64_t seconds = 0;
+  absl::Duration rest = refused ? kRefusedCredentialRest : kSpentCredentialRest;
+  if (quota && absl::SimpleAtoi(Absl(relay.retry_after()), &seconds) && seconds > 0) {
+    rest = std::min(absl::Seconds(seconds), kRefusedCredentialRest);
+  }
+  CredentialSet::Rest(*call.credential, call.exchange.loop().deadlines().NowNanos(), rest);
+  obs::Warning("credential_rests", {{"request_id", call.request_id},
+                                    {"provider", call.route.provider->name()},
+                                    {"credential", call.credential->name()},
+                                    {"version", call.credential->version()},
+                                    {"http_status", status},
+                                    {"seconds", absl::ToInt64Seconds(rest)}});
+  if (relay.streaming() || call.exchange.caller_gone() ||
+      call.route.provider->quirks().errors_are_billed()) {
+    return false;
+  }
+  const CredentialSet::Credential* const other = PickCredential(call, call.credential);
+  if (other == nullptr) return false;
+  call.credential = other;
+  return true;
 }
 
 Task<absl::StatusOr<bool>> Gateway::Owns(Call& call, std::string_view id,
@@ -594,7 +709,7 @@ Task<> Gateway::ServeStored(Call& call) {
   const router::v1::Provider* provider =
       owner.has_value() ? call.policy->FindProvider(owner->provider) : nullptr;
   if (provider == nullptr || owner->account_id != OwnerOf(*call.principal) ||
-      !call.principal->AllowsProvider(provider->name())) {
+      !call.principal->standing().AllowsProvider(provider->name())) {
     call.reason = "OBJECT_NOT_FOUND";
     co_await Refuse(call,
                     Make(Kind::kNotFound,
@@ -628,7 +743,7 @@ Task<bool> Gateway::Bound(Call& call) {
                                      call.facts.stream && !call.facts.include_usage &&
                                      !provider.quirks().no_include_usage();
 
-  const Principal::Limit& output_limit = call.principal->max_output_tokens;
+  const Standing::Limit& output_limit = call.principal->standing().max_output_tokens;
   if (output_limit.value > 0) {
     if (call.facts.max_output_tokens.value_or(0) > output_limit.value) {
       call.reason = "MAX_OUTPUT_TOKENS";
@@ -670,7 +785,7 @@ Task<bool> Gateway::Bound(Call& call) {
   call.bound = *std::move(bound);
   const TokenBound tight = TightTokens(
       call.facts, call.limits,
-      parts_.tight_ratios->RatiosOf(call.principal->key_id, call.route.catalog_model));
+      parts_.tight_ratios->RatiosOf(call.principal->key_id(), call.route.catalog_model));
   call.estimated_tokens = tight.input_tokens + tight.output_tokens;
   const auto strict_cost = call.policy->BoundOf(call.route, call.bound);
   const auto tight_cost = call.policy->BoundOf(call.route, tight);
@@ -689,7 +804,7 @@ Task<bool> Gateway::Bound(Call& call) {
                     Metrics::kRejected);
     co_return false;
   }
-  const Principal::Limit& cost_limit = call.principal->max_request_cost_nanousd;
+  const Standing::Limit& cost_limit = call.principal->standing().max_request_cost_nanousd;
   if (cost_limit.value > 0 && call.strict.nanos() > cost_limit.value) {
     call.reason = "MAX_REQUEST_COST";
     co_await Refuse(
@@ -730,14 +845,14 @@ Task<bool> Gateway::PaceFree(Call& call) {
     // One step of 60 s / limit per request, up to ten steps ahead (GCRA).
     const int64_t step = int64_t{60'000'000'000} / config.count_tokens_per_minute;
     const int64_t now = call.started_nanos;
-    const int64_t due = std::max(call.principal->count_tokens_due.load(), now);
+    const int64_t due = std::max(call.principal->free_due().load(), now);
     if (due - now > 10 * step) {
       Refusal refusal = Make(Kind::kRequestRate, "what is free is asked too often");
       refusal.retry_after = absl::Nanoseconds(due - now - 10 * step);
       co_await Refuse(call, std::move(refusal), Metrics::kLimit);
       co_return false;
     }
-    call.principal->count_tokens_due.store(due + step);
+    call.principal->free_due().store(due + step);
   }
   co_return true;
 }
@@ -753,38 +868,42 @@ Task<> Gateway::ServeFree(Call& call) {
   const Origin origin = OriginOf(call.base_url, *call.route.provider);
   const RequestHead& head = call.exchange.head();
   const std::string path = PathOf(call, call.target.endpoint);
-  std::string error;
-  auto connection = co_await Connect(call, origin, &error);
-  if (connection == nullptr) {
-    co_await Refuse(call, Unavailable(error), Metrics::kProvider);
-    co_return;
-  }
-  std::string upstream_head = RenderUpstreamHead(
-      head, {head.method, path, origin.HostHeader(), body.size(), "identity", call.dialect,
-             call.credential->secret.view(), {}});
-  Relay relay(call.exchange, *call.lane.pool,
-              {config.upstream.write_time, config.first_byte_time, config.answer_idle_time,
-               config.drain_time, config.json_buffer_bytes});
-  Relay::Request request{.endpoint = call.target.endpoint, .head = upstream_head, .body = body};
+  Relay::Request request{.endpoint = call.target.endpoint, .head = "", .body = body};
   // The answer to a creation names what was created.
   const bool creates = call.target.endpoint == Endpoint::kConversations && head.method == "POST";
   request.metered = creates;
   const HeaderList extra{{"x-tollhouse-request-id", call.request_id}};
-  co_await relay.Run(std::move(connection), request, [&](int) { return extra; });
-  crypto::Cleanse(&upstream_head);
-  call.status = relay.status();
-  if (relay.end() == RelayEnd::kRefused) call.outcome = Metrics::kProvider;
-  if (creates && relay.end() == RelayEnd::kAnswered) {
-    co_await PublishObject(call, relay.meter().object_id);
+  std::optional<Relay> relay;
+  do {
+    relay.emplace(call.exchange, *call.lane.pool,
+                  RelayOptions{config.upstream.write_time, config.first_byte_time,
+                               config.answer_idle_time, config.drain_time, config.json_buffer_bytes});
+    std::string error;
+    auto connection = co_await Connect(call, origin, &error);
+    if (connection == nullptr) {
+      co_await Refuse(call, Unavailable(error), Metrics::kProvider);
+      co_return;
+    }
+    std::string upstream_head = RenderUpstreamHead(
+        head, {head.method, path, origin.HostHeader(), body.size(), "identity", call.dialect,
+               SecretOf(call), {}});
+    request.head = upstream_head;
+    co_await relay->Run(std::move(connection), request, [&](int) { return extra; });
+    crypto::Cleanse(&upstream_head);
+  } while (TurnToAnotherCredential(call, *relay));
+  call.status = relay->status();
+  if (relay->end() == RelayEnd::kRefused) call.outcome = Metrics::kProvider;
+  if (creates && relay->end() == RelayEnd::kAnswered) {
+    co_await PublishObject(call, relay->meter().object_id);
   }
-  if (head.method == "DELETE" && relay.end() == RelayEnd::kAnswered && call.target.rest.empty()) {
+  if (head.method == "DELETE" && relay->end() == RelayEnd::kAnswered && call.target.rest.empty()) {
     parts_.objects->Forget(call.target.object_id);
     ObjectOwner owner{call.route.provider->name(), OwnerOf(*call.principal)};
     co_await parts_.directory->PutObject(call.exchange.loop(), call.target.object_id,
                                          std::move(owner), true);
   }
-  if (!co_await relay.Finish(extra)) {
-    co_await Refuse(call, UnfitRefusal(relay), Metrics::kProvider);
+  if (!co_await relay->Finish(extra)) {
+    co_await Refuse(call, UnfitRefusal(*relay), Metrics::kProvider);
   }
 }
 
@@ -821,7 +940,7 @@ Task<bool> Gateway::Tighten(Call& call, std::string_view body) {
   const std::string path = PathOf(call, question->endpoint);
   std::string head = RenderUpstreamHead(
       call.exchange.head(), {"POST", path, origin.HostHeader(), question->body.size(), "identity",
-                             call.dialect, call.credential->secret.view(), {}});
+                             call.dialect, SecretOf(call), {}});
   auto answer = co_await Fetch(*call.lane.pool, call.exchange.loop(), origin, head,
                                question->body, config.count_time, kCountAnswerBytesMax);
   crypto::Cleanse(&head);
@@ -887,7 +1006,7 @@ enforcer::v1::Reserve Gateway::MakeReserve(const Call& call, const std::string& 
   const Config& config = *parts_.config;
   enforcer::v1::Reserve reserve;
   reserve.set_hold_id(hold_id);
-  for (const int64_t id : call.principal->account_ids) reserve.add_account_ids(id);
+  for (const int64_t id : call.principal->account_ids()) reserve.add_account_ids(id);
   for (const auto& [name, value] : call.tags) (*reserve.mutable_tags())[name] = value;
   reserve.set_provider(call.route.provider->name());
   reserve.set_model(call.route.catalog_model);
@@ -897,7 +1016,7 @@ enforcer::v1::Reserve Gateway::MakeReserve(const Call& call, const std::string& 
   reserve.set_first_attempt(true);
   reserve.set_wait_ms(absl::ToInt64Milliseconds(wait));
   reserve.set_time_to_live_ms(absl::ToInt64Milliseconds(config.hold_time_to_live));
-  reserve.set_require_budget(call.principal->require_budget);
+  reserve.set_require_budget(call.principal->standing().require_budget);
   const crypto::Sha256Digest digest = crypto::Sha256(reserve.SerializeAsString());
   reserve.set_fingerprint(std::string(crypto::AsBytes(digest)));
   return reserve;
@@ -910,8 +1029,8 @@ ledger::v1::Entry Gateway::MakeIntent(const Call& call, const std::string& hold_
   entry.set_kind(ledger::v1::ENTRY_KIND_SUSPEND);
   entry.set_request_id(call.request_id);
   entry.set_attempt(1);
-  for (const int64_t id : call.principal->account_ids) entry.add_account_ids(id);
-  entry.set_account_path(call.principal->account_path);
+  for (const int64_t id : call.principal->account_ids()) entry.add_account_ids(id);
+  entry.set_account_path(call.principal->account_path());
   entry.set_epoch(admitted.epoch());
   entry.set_edge_id(parts_.journal->edge_id());
   entry.set_boot_id(parts_.boot_id);
@@ -1141,14 +1260,7 @@ Task<> Gateway::ServeMetered(Call& call) {
   const std::string hold_text = config.send_hold_id || call.route.provider->allow_private()
                                     ? UuidFromRaw(intent.hold_id())->ToString()
                                     : std::string();
-  std::string upstream_head =
-      RenderUpstreamHead(head, {"POST", path, origin.HostHeader(), body.size(), accept, call.dialect,
-                                call.credential->secret.view(), hold_text});
-
-  Relay relay(call.exchange, *call.lane.pool,
-              {config.upstream.write_time, config.first_byte_time, config.answer_idle_time,
-               config.drain_time, config.json_buffer_bytes});
-  Relay::Request request{.endpoint = call.target.endpoint, .head = upstream_head, .body = body};
+  Relay::Request request{.endpoint = call.target.endpoint, .head = "", .body = body};
   request.meter.drop_usage_chunk = call.splice.inject_include_usage;
   request.meter.requested_model = call.route.upstream_model;
   request.streams_json = call.target.endpoint == Endpoint::kStreamGenerateContent;
@@ -1174,31 +1286,47 @@ Task<> Gateway::ServeMetered(Call& call) {
     }
     return fields;
   };
-  try {
-    co_await relay.Run(std::move(connection), request, streamed_fields);
-  } catch (const std::exception& e) {
-    // Out of memory, most likely. The hold must have its end all the same.
-    relay.Fail("the edge could not take the provider's answer");
-    obs::Error("relay_failed", {{"request_id", call.request_id}, {"what", e.what()}});
-  }
-  crypto::Cleanse(&upstream_head);
+  // What one credential was refused for is asked with another: nothing was billed, the hold stands.
+  std::optional<Relay> relay;
+  do {
+    relay.emplace(call.exchange, *call.lane.pool,
+                  RelayOptions{config.upstream.write_time, config.first_byte_time,
+                               config.answer_idle_time, config.drain_time, config.json_buffer_bytes});
+    if (connection == nullptr) {
+      std::string error;
+      connection = co_await Connect(call, origin, &error);
+      if (connection == nullptr) break;
+    }
+    std::string upstream_head =
+        RenderUpstreamHead(head, {"POST", path, origin.HostHeader(), body.size(), accept, call.dialect,
+                                  SecretOf(call), hold_text});
+    request.head = upstream_head;
+    try {
+      co_await relay->Run(std::move(connection), request, streamed_fields);
+    } catch (const std::exception& e) {
+      // Out of memory, most likely. The hold must have its end all the same.
+      relay->Fail("the edge could not take the provider's answer");
+      obs::Error("relay_failed", {{"request_id", call.request_id}, {"what", e.what()}});
+    }
+    crypto::Cleanse(&upstream_head);
+  } while (TurnToAnotherCredential(call, *relay));
   active.unlink();
 
-  HeaderList told = Conclude(call, intent, relay, tightest_remaining);
+  HeaderList told = Conclude(call, intent, *relay, tightest_remaining);
   extra.insert(extra.end(), told.begin(), told.end());
-  call.status = relay.status();
+  call.status = relay->status();
   // Before the answer is told whole, so that its id is known wherever it is used next.
-  co_await PublishObject(call, relay.meter().object_id);
-  if (co_await relay.Finish(extra)) co_return;
-  if (relay.end() == RelayEnd::kNotSent) {
+  co_await PublishObject(call, relay->meter().object_id);
+  if (co_await relay->Finish(extra)) co_return;
+  if (relay->end() == RelayEnd::kNotSent) {
     co_await Refuse(call,
                     Unavailable(absl::StrCat("provider ", call.route.provider->name(),
                                              " cannot be reached")),
                     Metrics::kProvider);
     co_return;
   }
-  co_await Refuse(call, UnfitRefusal(relay),
-                  relay.end() == RelayEnd::kRefused ? Metrics::kProvider : Metrics::kBroken);
+  co_await Refuse(call, UnfitRefusal(*relay),
+                  relay->end() == RelayEnd::kRefused ? Metrics::kProvider : Metrics::kBroken);
 }
 
 HeaderList Gateway::Conclude(Call& call, const ledger::v1::Entry& intent, const Relay& relay,
@@ -1238,7 +1366,7 @@ HeaderList Gateway::Conclude(Call& call, const ledger::v1::Entry& intent, const 
   if (final_usage && !at_bound && call.facts.media.empty()) {
     const Totals totals = TotalsOf(meter.usage);
     parts_.tight_ratios->Observe(
-        call.principal->key_id, call.route.catalog_model, call.facts.text_bytes, totals.input,
+        call.principal->key_id(), call.route.catalog_model, call.facts.text_bytes, totals.input,
         totals.output / std::max<int64_t>(1, call.facts.choices * call.facts.inputs));
   }
   const bool errors_billed = call.route.provider->quirks().errors_are_billed();

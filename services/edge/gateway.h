@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "services/edge/caller_address.h"
 #include "services/edge/config.h"
 #include "services/edge/dialect/refusal.h"
 #include "services/edge/dialect/tight_ratios.h"
@@ -52,6 +53,8 @@ class Gateway final : public RequestHandler {
     ObjectOwners* objects;
     TightRatioBook* tight_ratios;
     UsageReader* usage;
+    const CallerAddresses* callers;
+    AddressLimiter* limiter;
     std::string boot_id;
   };
 
@@ -79,6 +82,11 @@ class Gateway final : public RequestHandler {
   Task<bool> Prepare(Call& call);
   Task<bool> Bound(Call& call);
   Task<bool> FindCredential(Call& call);
+  Task<bool> MayCall(Call& call, const std::optional<http::Address>& from);
+  static std::string_view SecretOf(const Call& call);
+  const CredentialSet::Credential* PickCredential(
+      const Call& call, const CredentialSet::Credential* not_this) const;
+  bool TurnToAnotherCredential(Call& call, const class Relay& relay);
   absl::StatusOr<policy::Route> RouteOf(const Call& call) const;
   std::string PathOf(const Call& call, Endpoint endpoint) const;
   bool CountCanHelp(const Call& call, const enforcer::v1::Refused& refused) const;

@@ -1,6 +1,7 @@
 #include "services/edge/options.h"
 
 #include "absl/strings/str_cat.h"
+#include "services/edge/caller_address.h"
 
 namespace tollhouse::edge {
 
@@ -14,6 +15,11 @@ void RegisterOptions(Config* c, config::Options* o) {
 
   o->Add("connections-max", &c->http.connections, "of callers; more are closed at once");
   o->Add("connections-per-address-max", &c->http.connections_per_address, "likewise, of one address");
+  o->Add("trusted-proxies", &c->trusted_proxies, "networks whose word on a caller's address is taken: 10.0.0.0/8,2001:db8::/32");
+  o->Add("address-header", &c->address_header, "where trusted proxies give that address");
+  o->Add("requests-per-address-per-minute", &c->requests_per_address_per_minute, "a tenth of it at once; 0: no limit");
+  o->Add("addresses-max", &c->addresses_max, "that are remembered for it");
+  o->Add("requests-per-key-max", &c->requests_per_key, "under way at this edge with one key; 0: no limit");
   o->Add("header-bytes-max", &c->http.header_bytes, "of a request");
   o->Add("body-bytes-max", &c->http.body_bytes, "of a request");
   o->Add("header-time", &c->http.header_time, "from a request's first byte to the end of its head");
@@ -37,6 +43,8 @@ void RegisterOptions(Config* c, config::Options* o) {
   o->Add("max-staleness", &c->directory.max_staleness, "cached keys are served this long after a watch was cut");
   o->Add("lookup-timeout", &c->directory.lookup_timeout, "of a key or account that is not cached");
   o->Add("cached-keys-max", &c->directory.principals_max, "keys with their accounts");
+  o->Add("key-use-resolution", &c->directory.use_resolution, "how coarsely the last use of a key is told to the vault");
+  o->Add("key-use-report-interval", &c->directory.use_report_interval, "how often");
   o->Add("unknown-key-time", &c->directory.unknown_ttl, "how long an unknown key is remembered");
   o->Add("issuers-file", &c->issuers_file, "YAML list of identity providers whose tokens count beside virtual keys");
   o->Add("cached-tokens-max", &c->directory.tokens_max, "verified tokens of identity providers that are remembered");
@@ -81,6 +89,9 @@ absl::Status CheckConfig(const Config& c) {
   }
   if (c.tls_certificate_file.empty() != c.tls_key_file.empty()) {
     return absl::InvalidArgumentError("--tls-certificate-file and --tls-key-file belong together");
+  }
+  if (const auto proxies = CallerAddresses::Parse(c.trusted_proxies, c.address_header); !proxies.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("--trusted-proxies: ", proxies.status().message()));
   }
   if (c.threads < 0 || c.threads > 1024) {
     return absl::InvalidArgumentError(absl::StrCat("--threads is 0 to 1024, not ", c.threads));

@@ -65,9 +65,9 @@ UsageReader::~UsageReader() { Stop(); }
 void UsageReader::Stop() { calls_.Stop(); }
 
 Task<absl::StatusOr<std::string>> UsageReader::Read(IoLoop& loop,
-                                                    std::shared_ptr<const Principal> principal) {
+                                                    PrincipalPtr principal) {
   ledger::v1::GetBudgetsRequest request;
-  request.set_account_id(principal->account_ids.back());
+  request.set_account_id(principal->account_id());
   auto budgets = co_await CallUnary<ledger::v1::GetBudgetsResponse>(
       loop, calls_, timeout_, std::move(request),
       [this](auto... args) { stubs_->ledger->async()->GetBudgets(args...); });
@@ -79,7 +79,7 @@ Task<absl::StatusOr<std::string>> UsageReader::Read(IoLoop& loop,
       [this](auto... args) { stubs_->enforcer->async()->ReadBudgetHolds(args...); });
   if (!holds.ok()) co_return Unreachable("ENFORCER_UNAVAILABLE", "enforcer");
   AddHolds(*holds, &*budgets);
-  co_return Render(principal->account_path, *budgets);
+  co_return Render(principal->account_path(), *budgets);
 }
 
 }  // namespace tollhouse::edge

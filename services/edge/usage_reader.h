@@ -26,7 +26,7 @@ class UsageReader {
   // {"account":"acme/payments/laptop","budgets":[...]}: budgets as `tollctl budget list --output json`
   // shows them, org first, all amounts in nano-USD. UNAVAILABLE (LEDGER_UNAVAILABLE,
   // ENFORCER_UNAVAILABLE).
-  Task<absl::StatusOr<std::string>> Read(IoLoop& loop, std::shared_ptr<const Principal> principal);
+  Task<absl::StatusOr<std::string>> Read(IoLoop& loop, PrincipalPtr principal);
 
   // Ends the calls that are under way. Idempotent.
   void Stop();

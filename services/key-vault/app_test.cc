@@ -206,7 +206,7 @@ class AppTest : public ::testing::Test {
     const auto parts = crypto::ParseVirtualKey(text);
     if (!parts) return "malformed";
     const v1::HashKeys keys = HashKeys();
-    if (!crypto::CheckId(keys.checksum_key(), parts->id)) return "invented";
+    if (!crypto::CheckId(crypto::HmacKey(keys.checksum_key()), parts->id)) return "invented";
     grpc::ClientContext context;
     v1::LookupKeysRequest request;
     request.add_key_ids(std::string(parts->id));
