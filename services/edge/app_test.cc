@@ -11,9 +11,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "libs/base/error.h"
+#include "libs/crypto/virtual_key.h"
 #include "libs/identity/identity_testing.h"
 #include "libs/testing/fake_clock.h"
-#include "libs/crypto/virtual_key.h"
 #include "services/edge/edge_testing.h"
 
 namespace tollhouse::edge {
