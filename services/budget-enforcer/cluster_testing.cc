@@ -41,7 +41,8 @@ struct TestCluster::NodeStore final : HoldStore {
     return sees < 0 ? cluster->store_.leading : static_cast<size_t>(sees);
   }
   absl::Status Check() const {
-    return cluster->store_.down ? absl::UnavailableError("the store is down") : absl::OkStatus();
+    if (!cluster->store_.down) return absl::OkStatus();
+    return MakeError(absl::StatusCode::kUnavailable, "REDIS_UNAVAILABLE", "the store is down");
   }
   void Identify(int64_t, std::function<void(absl::StatusOr<std::string>)> done) override;
   void SetIncarnationChanged(std::function<void()> hint) override { changed = std::move(hint); }
@@ -121,7 +122,9 @@ void TestCluster::NodeStore::Run(StoreBatch* batch, std::function<void()> done) 
   node->store_messages.push_back({[this, batch, done = std::move(done)] {
     batch->status = Check();
     if (batch->status.ok()) cluster->store_.Run(incarnation(), batch);
-    if (cluster->store_.replies_lost) batch->status = absl::UnavailableError("the reply is lost");
+    if (cluster->store_.replies_lost) {
+      batch->status = MakeError(absl::StatusCode::kUnavailable, "REDIS_TIMEOUT", "the reply is lost");
+    }
     node->store_replies.push_back({done, true});
   }});
 }

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "libs/base/account_path.h"
+#include "libs/base/error.h"
 #include "libs/obs/log.h"
 #include "libs/rpc/permission.h"
 #include "services/budget-enforcer/enforcer_metrics.h"
@@ -21,13 +22,25 @@ constexpr absl::Duration kReadTimeout = absl::Seconds(5);
 // Within a busy org's batches, holds past their deadline are looked for this often.
 constexpr absl::Duration kExpireInBatches = absl::Milliseconds(100);
 
+// Whether the events of a batch that failed may have been applied, or may be yet. No for the few
+// reasons that say so (libs/redis/client.h); else a long outage would make every reservation a doubt.
+bool MayHaveRun(const absl::Status& status) {
+  static constexpr std::string_view kNotRun[] = {"REDIS_UNAVAILABLE", "REDIS_NOT_PRIMARY", "REDIS_REFUSED",
+                                                 "REDIS_UNFIT",       "REDIS_DENIED",      "REDIS_OVERLOADED",
+                                                 "INCARNATION_CHANGED"};
+  const std::string reason = ReasonOf(status);
+  return std::find(std::begin(kNotRun), std::end(kNotRun), reason) == std::end(kNotRun);
+}
+
 }  // namespace
 
-v1::OperationResult FailedResult(uint64_t sequence, std::string_view reason, std::string_view message) {
+v1::OperationResult FailedResult(uint64_t sequence, std::string_view reason, std::string_view message,
+                                 int64_t maybe_held_epoch) {
   v1::OperationResult result;
   result.set_sequence(sequence);
   result.mutable_failed()->set_reason(std::string(reason));
   result.mutable_failed()->set_message(std::string(message));
+  result.mutable_failed()->set_maybe_held_epoch(maybe_held_epoch);
   return result;
 }
 
@@ -403,15 +416,19 @@ void Enforcer::SubmitRun(std::shared_ptr<Run> run) {
   RunBatch(std::move(batch), [this, run] { FinishRun(run); });
 }
 
-// What became of the events is unknown: reservations fail (their holds, if made, expire), settlements
+// What became of the events may be unknown: reservations fail (their edges void what was made), settlements
 // are tried again, grants are asked for again under the same ids.
 void Enforcer::FailRun(const std::shared_ptr<Run>& run) {
   Org& org = *run->org;
   {
     absl::MutexLock lock(&org.mutex);
     // A hold that was made after all is not ended from here: the same Reserve may have been sent again
-    // through another enforcer, and be in use. It expires, or its edge voids it.
-    for (Pending& pending : run->reserves) FailOrAdmitOpen(org, pending, Closed::kStore, run->results);
+    // through another enforcer, and be in use. Its edge knows, and voids it.
+    const bool maybe = MayHaveRun(run->batch.status);
+    for (Pending& pending : run->reserves) {
+      if (maybe) pending.maybe_held_epoch = pending.epoch;
+      FailOrAdmitOpen(org, pending, Closed::kStore, run->results);
+    }
     org.retry_stalled_at = clock_->Monotonic() + kRetryStalled;
     for (Run::Other& other : run->others) {
       if (org.stalled.size() < options_.waiting_max) {

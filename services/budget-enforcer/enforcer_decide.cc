@@ -80,7 +80,7 @@ void Enforcer::DecideReserve(Org& org, Run& run, Pending& pending, const Reserve
       return;
     case Outcome::kFinished:
       run.results.emplace_back(pending.sink, FailedResult(pending.sequence, "HOLD_FINISHED",
-                                                          "this hold has ended already"));
+                                                          "this hold has ended already", pending.epoch));
       return;
     case Outcome::kStale:
       run.results.emplace_back(
@@ -351,7 +351,8 @@ void Enforcer::FailOrAdmitOpen(Org& org, Pending& pending, Closed why, Results& 
     return;
   } else if (why == Closed::kStore || why == Closed::kSuperseded) {
     results.emplace_back(pending.sink, FailedResult(pending.sequence, "STORE_UNAVAILABLE",
-                                                    "the hold store cannot be reached"));
+                                                    "the hold store cannot be reached",
+                                                    pending.maybe_held_epoch));
   } else {
     results.emplace_back(pending.sink, FailedResult(pending.sequence, "LEDGER_UNAVAILABLE",
                                                     "the ledger cannot be reached"));
@@ -365,10 +366,12 @@ void Enforcer::AnswerReplay(const OrgPtr& org, Pending pending) {
     v1::OperationResult result;
     result.set_sequence(shared->sequence);
     if (!view.ok()) {
-      result = FailedResult(shared->sequence, "STORE_UNAVAILABLE", "the hold store cannot be reached");
+      result = FailedResult(shared->sequence, "STORE_UNAVAILABLE", "the hold store cannot be reached",
+                            shared->epoch);
     } else if (view->epoch != shared->epoch || view->holds.empty() ||
                view->holds[0].state != HoldState::kOpen) {
-      result = FailedResult(shared->sequence, "HOLD_FINISHED", "this hold has ended already");
+      result = FailedResult(shared->sequence, "HOLD_FINISHED", "this hold has ended already",
+                            shared->epoch);
     } else {
       v1::Admitted* admitted = result.mutable_admitted();
       admitted->set_epoch(shared->epoch);

@@ -34,7 +34,9 @@ using ByBudget = absl::flat_hash_map<BudgetKey, Value, BudgetKeyHash, BudgetKeyE
 inline constexpr int64_t kLargestLease = 4 * kMaxHoldNanos;  // four of the largest holds
 inline constexpr int64_t kHoldsAhead = 8;                    // the least a lease is made for
 
-v1::OperationResult FailedResult(uint64_t sequence, std::string_view reason, std::string_view message);
+// `maybe_held_epoch`: see v1::Failed.
+v1::OperationResult FailedResult(uint64_t sequence, std::string_view reason, std::string_view message,
+                                 int64_t maybe_held_epoch = 0);
 google::protobuf::Timestamp ToProto(absl::Time time);
 void FillHeld(const HoldRecord& hold, google::protobuf::RepeatedPtrField<common::v1::HeldBudget>* out,
               bool covers);
@@ -56,6 +58,7 @@ struct Enforcer::Pending {
   Fingerprint fingerprint{};
   absl::Duration arrived, give_up_at;  // monotonic
   int64_t epoch = 0;                   // of the last try
+  int64_t maybe_held_epoch = 0;        // of a try that the store gave no answer to
   Match match;                         // of the last try
   std::vector<int64_t> open;           // budgets to take 0 of: the ledger is out of reach
   // The ledger's state of a budget is fresh for this request if it came with a later lease call.

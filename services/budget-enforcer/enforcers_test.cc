@@ -93,6 +93,35 @@ TEST_F(EnforcersTest, AHoldWhoseReplyIsLostStaysForWhoeverAsksForItAgain) {
   EXPECT_EQ(Held(10), kDollar) << "it may be in use";
 }
 
+TEST_F(EnforcersTest, WhoeverFailsIsToldWhetherThereMayBeAHold) {
+  cluster_.SetBudget(EnforcerWorld::Rule(1), 10 * kDollar);
+  Admit(0, cluster_.Reserve(0));
+  cluster_.Pass(absl::Seconds(1));
+  const v1::Operation lease = cluster_.Reserve(kDollar);
+  const int64_t epoch = Admit(0, lease).epoch();
+  Spend(0, 0, lease, Admit(0, lease), kDollar);
+  cluster_.store().replies_lost = true;
+  const v1::Operation lost = cluster_.Reserve(kDollar);
+  EXPECT_EQ(cluster_.Call(0, lost).failed().maybe_held_epoch(), epoch);
+  cluster_.store().replies_lost = false;
+  EXPECT_EQ(Held(10), kDollar);
+  // Its edge voids it: all of it is back, and the hold cannot be made again.
+  v1::Operation end;
+  end.mutable_void_()->set_hold_id(lost.reserve().hold_id());
+  end.mutable_void_()->set_org_id(lost.reserve().account_ids(0));
+  end.mutable_void_()->set_epoch(epoch);
+  EXPECT_TRUE(cluster_.Call(1, end).has_done());
+  EXPECT_EQ(Held(10), 0);
+  const v1::OperationResult again = cluster_.Call(0, lost);
+  EXPECT_EQ(again.failed().reason(), "HOLD_FINISHED");
+  EXPECT_EQ(again.failed().maybe_held_epoch(), epoch);
+  // What was not even sent needs no void.
+  cluster_.store().down = true;
+  const v1::OperationResult down = cluster_.Call(0, cluster_.Reserve(kDollar));
+  EXPECT_EQ(down.failed().reason(), "STORE_UNAVAILABLE");
+  EXPECT_EQ(down.failed().maybe_held_epoch(), 0);
+}
+
 TEST_F(EnforcersTest, MoneyThatTheOtherReleasesIsSeen) {
   cluster_.SetBudget(EnforcerWorld::Rule(1), kDollar);
   const v1::Operation first = cluster_.Reserve(kDollar);

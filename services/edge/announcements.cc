@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "services/edge/settlements.h"
+
 namespace tollhouse::edge {
 
 void Announcements::OnEpochs(bool snapshot, const std::vector<ledger::v1::Epoch>& epochs) {
@@ -35,6 +37,18 @@ void Announcements::Done(const Work& work) {
   // What came meanwhile is not done: a snapshot counts, an epoch stands behind the others.
   look_ -= work.look;
   queue_.erase(queue_.begin(), queue_.begin() + static_cast<int64_t>(work.closed.size()));
+}
+
+std::vector<ledger::v1::Entry> Announcements::NeverForwarded(
+    const google::protobuf::RepeatedPtrField<ledger::v1::Entry>& expired) {
+  std::vector<ledger::v1::Entry> voids;
+  for (const ledger::v1::Entry& hold : expired) {
+    if (!journal_->Disown(hold.hold_id())) continue;
+    ledger::v1::Entry& entry = voids.emplace_back(hold);
+    entry.set_kind(ledger::v1::ENTRY_KIND_VOID);
+    entry.set_status(std::string(kNeverForwarded));
+  }
+  return voids;
 }
 
 ledger::v1::AnnounceHoldsRequest Announcements::Report(const ledger::v1::Epoch& closed) {

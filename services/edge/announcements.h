@@ -1,5 +1,5 @@
-// R7 without the wire: which closed epochs this edge still has to report on, and what it reports.
-// Announcer brings the reports to the ledger.
+// What the ledger waits to hear from this edge, without the wire: R7's reports on closed epochs, and which
+// expired holds were never used. Announcer brings them to the ledger.
 #pragma once
 
 #include <cstdint>
@@ -34,6 +34,11 @@ class Announcements {
   Work Take() const;
   // Everything in `work` has been answered for.
   void Done(const Work& work);
+
+  // Of the holds that expired without a word from this edge, those that its journal does not know: they
+  // were never forwarded, and from here on the journal refuses them. Each with kind VOID.
+  std::vector<ledger::v1::Entry> NeverForwarded(
+      const google::protobuf::RepeatedPtrField<ledger::v1::Entry>& expired);
 
   // The report on this closed epoch and all before it. From here on the journal refuses them.
   ledger::v1::AnnounceHoldsRequest Report(const ledger::v1::Epoch& closed);

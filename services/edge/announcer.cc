@@ -27,9 +27,11 @@ struct Announcer::Stub {
 };
 
 Announcer::Announcer(std::shared_ptr<grpc::ChannelInterface> ledger, Journal* journal,
-                     std::string boot_id)
+                     std::string boot_id, Submit submit, absl::Duration interval)
     : stub_(std::make_unique<Stub>(Stub{ledger::v1::LedgerService::NewStub(ledger)})),
-      announcements_(journal, std::move(boot_id)) {}
+      announcements_(journal, std::move(boot_id)),
+      submit_(std::move(submit)),
+      interval_(interval) {}
 
 Announcer::~Announcer() { Stop(); }
 
@@ -69,6 +71,11 @@ absl::Status Announcer::Pending(absl::Duration timeout, std::vector<ledger::v1::
   TH_RETURN_IF_ERROR(rpc::FromGrpc(
       stub_->ledger->ListPendingAnnouncements(&context, announcements_.Look(), &response)));
   closed->assign(response.epochs().begin(), response.epochs().end());
+  std::vector<ledger::v1::Entry> voids = announcements_.NeverForwarded(response.expired());
+  if (!voids.empty()) {
+    obs::Info("expired_holds_voided", {{"holds", static_cast<int64_t>(voids.size())}});
+  }
+  for (ledger::v1::Entry& entry : voids) submit_(std::move(entry));
   return absl::OkStatus();
 }
 
@@ -80,20 +87,21 @@ absl::Status Announcer::AnnouncePending(absl::Duration timeout) {
 }
 
 void Announcer::Run() {
-  bool failed = false;
+  bool failed = false, look = false;
   for (;;) {
     {
       absl::MutexLock lock(&mutex_);
       const auto wanted = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
         return stopping_ || (!failed && announcements_.Waiting());
       };
-      mutex_.AwaitWithTimeout(absl::Condition(&wanted), failed ? kRetry : absl::InfiniteDuration());
+      look = !mutex_.AwaitWithTimeout(absl::Condition(&wanted), failed ? kRetry : interval_) || look;
       if (stopping_) return;
     }
     failed = false;
     const Announcements::Work work = announcements_.Take();
     std::vector<ledger::v1::Epoch> closed;
-    if (work.look > 0 && !Pending(kCallTimeout, &closed).ok()) failed = true;
+    if (work.look > 0 || look) failed = !Pending(kCallTimeout, &closed).ok();
+    look = failed;
     closed.insert(closed.begin(), work.closed.begin(), work.closed.end());
     for (const ledger::v1::Epoch& epoch : closed) {
       const absl::Status status = Announce(epoch, kCallTimeout);

@@ -1,6 +1,8 @@
-// R7: when an epoch has been closed, tells the ledger what this edge still had under it.
+// R7: when an epoch has been closed, tells the ledger what this edge still had under it. Now and then,
+// which of its expired holds were never used.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -23,7 +25,12 @@ namespace tollhouse::edge {
 // Works on a thread of its own and repeats until the ledger answers. Thread-safe.
 class Announcer {
  public:
-  Announcer(std::shared_ptr<grpc::ChannelInterface> ledger, Journal* journal, std::string boot_id);
+  // Where the ends of holds go that were never used (Settler::Submit).
+  using Submit = std::function<void(ledger::v1::Entry entry)>;
+
+  // Looks for expired holds every `interval`.
+  Announcer(std::shared_ptr<grpc::ChannelInterface> ledger, Journal* journal, std::string boot_id,
+            Submit submit, absl::Duration interval);
   ~Announcer();
 
   // Announces every closed epoch that waits for this edge. To be called before the edge is ready.
@@ -41,10 +48,13 @@ class Announcer {
 
   void Run();
   absl::Status Announce(const ledger::v1::Epoch& closed, absl::Duration timeout);
+  // Voids what was never used, too.
   absl::Status Pending(absl::Duration timeout, std::vector<ledger::v1::Epoch>* closed);
 
   const std::unique_ptr<Stub> stub_;
   Announcements announcements_;
+  const Submit submit_;
+  const absl::Duration interval_;
   std::thread thread_;
 
   absl::Mutex mutex_;

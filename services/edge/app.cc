@@ -113,7 +113,12 @@ absl::Status App::Impl::Create(Channels channels) {
   for (int i = 0; i < threads; ++i) loops.push_back(std::make_unique<IoLoop>(config.clock));
 
   TH_RETURN_IF_ERROR(ReadIssuers());
-  announcer = std::make_unique<Announcer>(channels.ledger, journal.get(), boot_id);
+  announcer = std::make_unique<Announcer>(
+      channels.ledger, journal.get(), boot_id,
+      [this](ledger::v1::Entry entry) {
+        settler->Submit(std::make_shared<const ledger::v1::Entry>(std::move(entry)));
+      },
+      config.expired_interval);
   replayer = std::make_unique<Replayer>(
       channels.ledger, journal.get(),
       [this](const ledger::v1::Entry&, const ledger::v1::PostResult&) {
@@ -152,8 +157,8 @@ absl::Status App::Impl::Create(Channels channels) {
     lane->pool = std::make_unique<UpstreamPool>(*loop, config.upstream);
     lane->session = std::make_unique<EnforcerSession>(
         *loop, channels.enforcer, journal->edge_id(), boot_id,
-        [this](const enforcer::v1::Reserve& asked, const enforcer::v1::Admitted& admitted) {
-          gateway->ReturnOrphan(asked, admitted);
+        [this](const enforcer::v1::Reserve& asked, const enforcer::v1::OperationResult& result) {
+          gateway->VoidOrphan(asked, result);
         });
     loop->deadlines().OnTick([this, l = lane.get()] { gateway->RefreshHolds(*l); });
     lanes.push_back(std::move(lane));

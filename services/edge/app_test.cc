@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "libs/base/error.h"
+#include "libs/base/uuid.h"
 #include "libs/crypto/virtual_key.h"
 #include "libs/identity/identity_testing.h"
 #include "libs/testing/fake_clock.h"
@@ -383,6 +384,49 @@ TEST_F(AppTest, SilentEnforcerIs503AndItsLateHoldIsGivenBack) {
   EXPECT_EQ(entries[0].kind(), ledger::v1::ENTRY_KIND_VOID);
   EXPECT_TRUE(services_.WaitAcknowledged(1));
   EXPECT_EQ(services_.held(), 0);
+}
+
+TEST_F(AppTest, AHoldWhoseAnswerWasLostIsVoidedAtOnce) {
+  Start();
+  services_.LoseNextHold();
+  EXPECT_EQ(Call(Request(Chat())).status, 503);
+  EXPECT_THAT(provider_.requests(), SizeIs(0));
+  const std::vector<Entry> entries = services_.WaitEntries(1);
+  ASSERT_THAT(entries, SizeIs(1));
+  EXPECT_EQ(entries[0].kind(), ledger::v1::ENTRY_KIND_VOID);
+  EXPECT_EQ(entries[0].hold_id(), services_.reserves()[0].hold_id());
+  EXPECT_EQ(entries[0].epoch(), 1);
+  EXPECT_TRUE(services_.WaitAcknowledged(1));
+  EXPECT_EQ(services_.held(), 0);
+}
+
+// An edge that was killed knows of its reservations only what its journal says: everything forwarded.
+TEST_F(AppTest, ExpiredHoldsAreVoidedByTheEdgeThatNeverForwardedThem) {
+  provider_.SetScript([](const Wire::Message&, Wire&) { return false; });  // no answer: suspended
+  services_.MutePost(true);
+  config_.shutdown_time = absl::ZeroDuration();
+  Start();
+  Call(Request(Chat()));
+  app_.reset();
+  Entry forwarded;
+  forwarded.set_hold_id(services_.reserves().at(0).hold_id());
+  Entry unheard;
+  unheard.set_hold_id(std::string(NewUuid(absl::Now()).raw()));
+  for (Entry* entry : {&forwarded, &unheard}) {
+    entry->set_kind(ledger::v1::ENTRY_KIND_SUSPEND);
+    entry->add_account_ids(1);
+    entry->set_epoch(1);
+    entry->set_status("expired");
+  }
+  services_.SetExpired({forwarded, unheard});
+  services_.MutePost(false);
+  Start();
+  const std::vector<Entry> entries = services_.WaitEntries(2);
+  ASSERT_THAT(entries, SizeIs(2));
+  for (const Entry& entry : entries) {
+    const bool never = entry.hold_id() == unheard.hold_id();
+    EXPECT_EQ(entry.kind(), never ? ledger::v1::ENTRY_KIND_VOID : ledger::v1::ENTRY_KIND_SUSPEND);
+  }
 }
 
 TEST_F(AppTest, KeysAreCheckedCachedAndRevokedAtOnce) {

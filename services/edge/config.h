@@ -42,6 +42,7 @@ struct Config {
   absl::Duration hold_time_to_live = absl::Seconds(120);
   absl::Duration first_byte_time = absl::Minutes(10);  // of the provider's answer
   absl::Duration answer_idle_time = absl::Minutes(5);  // between two bytes of it
+  absl::Duration expired_interval = absl::Seconds(20);  // looking for expired holds that were never used
   absl::Duration drain_time = absl::Minutes(2);        // reading on after the caller left
   absl::Duration shutdown_time = absl::Seconds(30);    // for requests in flight
   size_t json_buffer_bytes = 8 << 20;  // larger answers are passed on without cost headers

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 #include "libs/base/error.h"
 #include "libs/crypto/virtual_key.h"
@@ -142,6 +143,11 @@ struct FakeServices::Impl {
         return result;
       }
       holds[reserve.hold_id()] = amount;
+      if (std::exchange(lose_next_hold, false)) {
+        result.mutable_failed()->set_reason("STORE_UNAVAILABLE");
+        result.mutable_failed()->set_maybe_held_epoch(epoch);
+        return result;
+      }
       enforcer::v1::Admitted* admitted = result.mutable_admitted();
       admitted->set_epoch(epoch);
       common::v1::HeldBudget* held_budget = admitted->add_budgets();
@@ -322,6 +328,7 @@ struct FakeServices::Impl {
         waiting->set_org_id(kOrg);
         waiting->set_epoch(impl->pending_epoch);
       }
+      for (const ledger::v1::Entry& hold : impl->expired) *response->add_expired() = hold;
       return grpc::Status::OK;
     }
     Impl* const impl;
@@ -386,6 +393,8 @@ struct FakeServices::Impl {
   int64_t epoch ABSL_GUARDED_BY(mutex) = 1;
   int64_t pending_epoch ABSL_GUARDED_BY(mutex) = 0;
   int64_t replay_generation ABSL_GUARDED_BY(mutex) = 0;
+  bool lose_next_hold ABSL_GUARDED_BY(mutex) = false;
+  std::vector<ledger::v1::Entry> expired ABSL_GUARDED_BY(mutex);
   bool mute_enforcer ABSL_GUARDED_BY(mutex) = false;
   bool mute_post ABSL_GUARDED_BY(mutex) = false;
   int lookups ABSL_GUARDED_BY(mutex) = 0;
@@ -445,6 +454,16 @@ void FakeServices::SetEpoch(int64_t epoch) {
 void FakeServices::RefuseNext(enforcer::v1::Refused refused) {
   absl::MutexLock lock(&impl_->mutex);
   impl_->refusals.push_back(std::move(refused));
+}
+
+void FakeServices::LoseNextHold() {
+  absl::MutexLock lock(&impl_->mutex);
+  impl_->lose_next_hold = true;
+}
+
+void FakeServices::SetExpired(std::vector<ledger::v1::Entry> holds) {
+  absl::MutexLock lock(&impl_->mutex);
+  impl_->expired = std::move(holds);
 }
 
 void FakeServices::MuteEnforcer(bool mute) {

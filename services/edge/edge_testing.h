@@ -38,6 +38,8 @@ class FakeServices {
   int64_t held() const;
   void SetEpoch(int64_t epoch);  // of later admissions
   void RefuseNext(enforcer::v1::Refused refused);
+  // The next Reserve makes its hold and fails all the same: the store's answer was lost.
+  void LoseNextHold();
   void MuteEnforcer(bool mute);  // operations are taken and never answered
   void CutWatches();             // for good
   int refreshes() const;
@@ -54,6 +56,8 @@ class FakeServices {
   bool WaitAcknowledged(size_t count);
   void PublishEpoch(int64_t epoch);
   void SetPendingAnnouncement(int64_t epoch);
+  // What the ledger says expired without a word from the edge.
+  void SetExpired(std::vector<ledger::v1::Entry> holds);
   // The ledger's database falls back to one without any entry. With `tell` the watches say so at
   // once, else only to those that connect anew.
   void LoseEntries(int64_t replay_generation, bool tell);

@@ -143,13 +143,12 @@ struct EnforcerSession::Impl : std::enable_shared_from_this<EnforcerSession::Imp
         entry = std::move(it->second);
         pending.erase(it);
       }
-      if (entry.waiter != nullptr) {
-        entry.waiter->result = std::move(result);
-        entry.waiter->answered = true;
-        entry.waiter->timer.cancel();
-      } else if (result.has_admitted()) {
-        orphaned(entry.operation.reserve(), result.admitted());
-      }
+      const bool unused = entry.waiter == nullptr && result.has_admitted();
+      if (unused || result.failed().maybe_held_epoch() > 0) orphaned(entry.operation.reserve(), result);
+      if (entry.waiter == nullptr) continue;
+      entry.waiter->result = std::move(result);
+      entry.waiter->answered = true;
+      entry.waiter->timer.cancel();
     }
   }
 

@@ -18,9 +18,10 @@ namespace tollhouse::edge {
 
 class EnforcerSession {
  public:
-  // A hold was admitted that nobody waits for any more; it has to be given back. On the IO thread.
+  // A hold exists, or may exist, that nobody will use: admitted after its caller had left, or failed
+  // with maybe_held_epoch. It has to be voided. On the IO thread.
   using Orphaned = std::function<void(const enforcer::v1::Reserve& asked,
-                                      const enforcer::v1::Admitted& admitted)>;
+                                      const enforcer::v1::OperationResult& result)>;
 
   // Stays connected from Start() on. `loop` must outlive it.
   EnforcerSession(IoLoop& loop, std::shared_ptr<grpc::ChannelInterface> channel,
@@ -31,8 +32,8 @@ class EnforcerSession {
   // Idempotent. Operations without an answer are forgotten: a journal has what matters.
   void Stop();
 
-  // On the IO thread. UNAVAILABLE (ENFORCER_UNAVAILABLE) if no answer came in time; should the hold
-  // be admitted after that, `orphaned` is told.
+  // On the IO thread. UNAVAILABLE (ENFORCER_UNAVAILABLE) if no answer came in time; it is asked for
+  // on, and `orphaned` is told should the hold have been made.
   Task<absl::StatusOr<enforcer::v1::OperationResult>> Reserve(enforcer::v1::Reserve reserve,
                                                               absl::Duration timeout);
 

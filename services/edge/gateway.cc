@@ -1055,15 +1055,15 @@ void Gateway::SubmitVoid(ledger::v1::Entry intent, std::string_view status) {
   parts_.settler->Submit(std::make_shared<const ledger::v1::Entry>(std::move(intent)));
 }
 
-void Gateway::ReturnOrphan(const enforcer::v1::Reserve& asked,
-                           const enforcer::v1::Admitted& admitted) {
+void Gateway::VoidOrphan(const enforcer::v1::Reserve& asked,
+                         const enforcer::v1::OperationResult& result) {
   ledger::v1::Entry entry;
   entry.set_hold_id(asked.hold_id());
   *entry.mutable_account_ids() = asked.account_ids();
-  entry.set_epoch(admitted.epoch());
+  entry.set_epoch(result.has_admitted() ? result.admitted().epoch() : result.failed().maybe_held_epoch());
   entry.set_edge_id(parts_.journal->edge_id());
   entry.set_boot_id(parts_.boot_id);
-  *entry.mutable_budgets() = admitted.budgets();
+  *entry.mutable_budgets() = result.admitted().budgets();
   entry.set_provider(asked.provider());
   entry.set_model(asked.model());
   entry.set_hold_nanousd(asked.strict_nanousd());
@@ -1233,9 +1233,10 @@ Task<> Gateway::ServeMetered(Call& call) {
     // R13. Nothing may be awaited between this and the first byte.
     const absl::Status journalled = parts_.journal->AppendIntent(intent);
     if (journalled.ok()) break;
-    if (ReasonOf(journalled) == "EPOCH_CLOSED") continue;  // R7: the token is dropped
+    const std::string refused = ReasonOf(journalled);
+    if (refused == "EPOCH_CLOSED" || refused == "HOLD_DISOWNED") continue;  // R7: the token is dropped
     SubmitVoid(std::move(intent), "not_sent");
-    call.reason = ReasonOf(journalled);
+    call.reason = refused;
     obs::Error("journal_refused", {{"reason", call.reason},
                                    {"message", std::string(journalled.message())}});
     co_await Refuse(call, Unavailable("the edge's journal takes no entry: admission has stopped"),

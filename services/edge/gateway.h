@@ -63,8 +63,8 @@ class Gateway final : public RequestHandler {
   Task<> Handle(Exchange& exchange) override;
   Malformed RenderMalformed(const RequestHead& head, RequestError error) override;
 
-  // A hold came that nobody waited for: gives it back.
-  void ReturnOrphan(const enforcer::v1::Reserve& asked, const enforcer::v1::Admitted& admitted);
+  // See EnforcerSession::Orphaned: a void for the enforcer and the ledger.
+  void VoidOrphan(const enforcer::v1::Reserve& asked, const enforcer::v1::OperationResult& result);
   // Asks for more time for the holds of a lane that need it. On its IO thread.
   void RefreshHolds(Lane& lane);
 

@@ -416,6 +416,10 @@ absl::Status Journal::AppendIntent(const ledger::v1::Entry& intent) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "EPOCH_CLOSED",
                      "the hold's epoch was closed before it was used");
   }
+  if (disowned_.contains(id)) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "HOLD_DISOWNED",
+                     "the hold had expired and was given back before it was used");
+  }
   if (live_.contains(id)) {
     return MakeError(absl::StatusCode::kAlreadyExists, "HOLD_EXISTS", "hold id used twice");
   }
@@ -522,6 +526,13 @@ absl::StatusOr<std::vector<ledger::v1::Entry>> Journal::Retained::Next(size_t li
                        absl::StrCat(file.path, " is damaged at byte ", offset));
     }
   }
+  // The answer for what has ended may be on its way to the journal. Posting again changes nothing.
+  if (posted_.size() < limit) {
+    for (auto& [id, entry] : unposted_) {
+      if (!entry.status().empty()) posted_.push_back(std::move(entry));
+    }
+    unposted_.clear();
+  }
   std::vector<ledger::v1::Entry> out;
   while (out.size() < limit && !posted_.empty()) {
     out.push_back(std::move(posted_.front()));
@@ -561,6 +572,15 @@ std::vector<ledger::v1::Entry> Journal::CloseEpoch(int64_t org_id, int64_t epoch
   return holds;
 }
 
+bool Journal::Disown(const std::string& hold_id) {
+  const auto id = UuidFromRaw(hold_id);
+  if (!id.ok() || options_.machine.empty()) return false;
+  absl::MutexLock lock(&mutex_);
+  if (live_.contains(*id)) return false;
+  if (disowned_.insert(*id).second) disowned_at_.emplace_back(options_.clock->Monotonic(), *id);
+  return true;
+}
+
 bool Journal::Full() {
   absl::MutexLock lock(&mutex_);
   if (!full_) return false;
@@ -585,6 +605,11 @@ bool Journal::Recover() {
 void Journal::Maintain() {
   absl::MutexLock lock(&mutex_);
   Drop(0);
+  const absl::Duration old = options_.clock->Monotonic() - options_.doubt_time;
+  while (!disowned_at_.empty() && disowned_at_.front().first < old) {
+    disowned_.erase(disowned_at_.front().second);
+    disowned_at_.pop_front();
+  }
 }
 
 int64_t Journal::unposted() const {

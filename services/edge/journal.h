@@ -20,6 +20,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
@@ -44,7 +45,8 @@ struct JournalOptions {
   // Identity of the running system (Linux: /proc/sys/kernel/random/boot_id). If it is another one
   // than before and the journal was not closed, its tail may be lost. "": not known, not checked.
   std::string machine;
-  // How long after Open a hold whose result may be lost is left alone; longer than any hold lives.
+  // How long after Open a hold whose result may be lost is left alone, and how long a disowned hold
+  // is remembered; longer than any hold lives.
   absl::Duration doubt_time = absl::Minutes(30);
   const Clock* clock = Clock::System();
 };
@@ -80,8 +82,8 @@ class Journal {
   std::vector<ledger::v1::Entry> TakeDoubtful();
 
   // R13, first half: to be called before the first byte leaves; when it fails, nothing may leave.
-  // FAILED_PRECONDITION (EPOCH_CLOSED) if the entry's epoch is closed (R7); RESOURCE_EXHAUSTED
-  // (JOURNAL_FULL); ALREADY_EXISTS (HOLD_EXISTS).
+  // FAILED_PRECONDITION (EPOCH_CLOSED) if the entry's epoch is closed (R7), (HOLD_DISOWNED);
+  // RESOURCE_EXHAUSTED (JOURNAL_FULL); ALREADY_EXISTS (HOLD_EXISTS).
   absl::Status AppendIntent(const ledger::v1::Entry& intent);
 
   // R13, second half: to be called before anyone is told. `result` carries the hold_id and what it
@@ -96,8 +98,8 @@ class Journal {
   // The ledger has answered for these holds (16 raw bytes each); unknown ones are ignored.
   void AppendPosted(const std::vector<std::string>& hold_ids);
 
-  // What the ledger has answered for and the journal still has, for a ledger that may have lost it.
-  // Reads the files as they were when this was called, without holding anybody up; what is dropped
+  // What the ledger has answered for, or may have, and the journal still has, for a ledger that may have
+  // lost it: all but the holds that are under way. Reads the files as they were when this was called, without holding anybody up; what is dropped
   // meanwhile is left out.
   class Retained {
    public:
@@ -126,11 +128,16 @@ class Journal {
   // holds of such epochs that are not posted, each with kind SUSPEND.
   std::vector<ledger::v1::Entry> CloseEpoch(int64_t org_id, int64_t epoch);
 
+  // True: this hold of this edge was never forwarded and never will be, as its intent is refused from here
+  // on. False: it is known and not posted yet, or nobody can say (`machine` is not known). To be asked
+  // about holds that the ledger has no end of.
+  bool Disown(const std::string& hold_id);
+
   // Whether an intent would be refused for want of space; cheap. Tries to get space back at most
   // every 100 ms, so that admission recovers by itself.
   bool Full();
 
-  // Drops what is past its retention. To be called now and then.
+  // Drops what is past its retention or its doubt_time. To be called now and then.
   void Maintain();
 
   int64_t unposted() const;
@@ -186,6 +193,9 @@ class Journal {
   absl::flat_hash_map<Uuid, std::unique_ptr<Live>> live_ ABSL_GUARDED_BY(mutex_);
   int64_t open_ ABSL_GUARDED_BY(mutex_) = 0;            // live holds without result
   absl::flat_hash_map<int64_t, int64_t> closed_epochs_ ABSL_GUARDED_BY(mutex_);  // by org
+  // See Disown: with the time when, kept for doubt_time.
+  absl::flat_hash_set<Uuid> disowned_ ABSL_GUARDED_BY(mutex_);
+  std::deque<std::pair<absl::Duration, Uuid>> disowned_at_ ABSL_GUARDED_BY(mutex_);
   std::vector<ledger::v1::Entry> replayed_ ABSL_GUARDED_BY(mutex_);
   int64_t replayed_generation_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<ledger::v1::Entry> doubtful_ ABSL_GUARDED_BY(mutex_);

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <random>
+#include <set>
 
 #include "libs/base/error.h"
 #include "libs/testing/fake_clock.h"
@@ -261,13 +262,17 @@ TEST_F(JournalTest, WhatWasAcknowledgedCanBeReadAgainAsItWasPosted) {
   auto journal = Open();
   std::vector<Uuid> ids;
   std::vector<std::string> posted;
+  std::set<std::string> ended;
   for (int i = 0; i < 2000; ++i) {  // several segments
     ids.push_back(Id());
     ASSERT_TRUE(journal->AppendIntent(Intent(ids.back())).ok());
     if (i % 10 != 9) {
       ASSERT_TRUE(journal->AppendResult(ResultOf(ids.back(), i)).ok());
     }
-    if (i % 10 == 8) continue;  // not yet posted
+    if (i % 10 == 8) {  // its answer may be on the way
+      ended.insert(std::string(ids.back().raw()));
+      continue;
+    }
     posted.push_back(std::string(ids.back().raw()));
     journal->AppendPosted({posted.back()});
   }
@@ -277,8 +282,9 @@ TEST_F(JournalTest, WhatWasAcknowledgedCanBeReadAgainAsItWasPosted) {
       journal = Open();
     }
     const std::vector<Entry> all = AllRetained(*journal, 100);
-    ASSERT_EQ(all.size(), posted.size());
-    for (size_t i = 0; i < all.size(); ++i) {
+    ASSERT_EQ(all.size(), posted.size() + ended.size());
+    for (size_t i = posted.size(); i < all.size(); ++i) EXPECT_TRUE(ended.contains(all[i].hold_id()));
+    for (size_t i = 0; i < posted.size(); ++i) {
       EXPECT_EQ(all[i].hold_id(), posted[i]);
       EXPECT_EQ(all[i].account_ids_size(), 2);
       const bool result = all[i].kind() == ledger::v1::ENTRY_KIND_SETTLE;
@@ -296,7 +302,7 @@ TEST_F(JournalTest, WhatWasAcknowledgedCanBeReadAgainAsItWasPosted) {
   for (auto next = retained.Next(100); next.ok() && !next->empty(); next = retained.Next(100)) {
     rest += next->size();
   }
-  EXPECT_LT(rest, posted.size());
+  EXPECT_LT(rest, posted.size() + ended.size());
 }
 
 TEST_F(JournalTest, TheReplayGenerationIsKept) {
@@ -377,6 +383,32 @@ TEST_F(JournalTest, ClosedEpochIsFencedAndItsHoldsReported) {
 }
 
 // A machine whose power fails may lose what was written last: the name it had must not vouch for it.
+TEST_F(JournalTest, ADisownedHoldIsNeverForwarded) {
+  JournalOptions options = Options();
+  options.machine = "boot-1";
+  auto journal = *Journal::Open(options);
+  const Uuid known = Id(), unknown = Id();
+  ASSERT_TRUE(journal->AppendIntent(Intent(known)).ok());
+  EXPECT_FALSE(journal->Disown(std::string(known.raw())));
+  EXPECT_TRUE(journal->Disown(std::string(unknown.raw())));
+  EXPECT_TRUE(journal->Disown(std::string(unknown.raw())));
+  EXPECT_EQ(ReasonOf(journal->AppendIntent(Intent(unknown))), "HOLD_DISOWNED");
+  // Of what a process before this one did, the journal knows everything.
+  journal.reset();
+  journal = *Journal::Open(options);
+  EXPECT_FALSE(journal->Disown(std::string(known.raw())));
+  EXPECT_TRUE(journal->Disown(std::string(unknown.raw())));
+  // Not for ever: by then no token of it is alive.
+  clock_.Advance(absl::Hours(1));
+  journal->Maintain();
+  EXPECT_TRUE(journal->AppendIntent(Intent(unknown)).ok());
+  // Where nobody can say whether the tail is complete, nothing is disowned.
+  journal.reset();
+  options.machine = "";
+  journal = *Journal::Open(options);
+  EXPECT_FALSE(journal->Disown(std::string(Id().raw())));
+}
+
 TEST_F(JournalTest, LossOfPowerChangesTheName) {
   JournalOptions options = Options();
   options.machine = "boot-1";

@@ -42,6 +42,11 @@ std::string HoldText(const std::string& raw) {
 
 }  // namespace
 
+bool EndStands(const Entry& entry, const PostResult& conflict) {
+  if (entry.kind() == ledger::v1::ENTRY_KIND_SUSPEND || entry.status() == kNeverForwarded) return true;
+  return entry.kind() == ledger::v1::ENTRY_KIND_VOID && conflict.posted_nanousd() == 0;
+}
+
 bool Settlements::Submit(EntryPtr submitted) {
   const Entry& entry = *submitted;
   const auto id = UuidFromRaw(entry.hold_id());
@@ -115,14 +120,12 @@ void Settlements::Received(const PostResponse& response) {
 
 // False: the entry stays.
 bool Settlements::Conclude(const Entry& entry, const PostResult& result) {
-  const bool suspend = entry.kind() == ledger::v1::ENTRY_KIND_SUSPEND;
   switch (result.outcome()) {
     case ledger::v1::POST_OUTCOME_POSTED:
     case ledger::v1::POST_OUTCOME_DUPLICATE:
       break;
     case ledger::v1::POST_OUTCOME_CONFLICT:
-      // A hold that was suspended after it had ended: the end stands.
-      if (suspend) break;
+      if (EndStands(entry, result)) break;
       [[fallthrough]];
     case ledger::v1::POST_OUTCOME_REJECTED:
       obs::Error("ledger_refused_entry", {{"hold_id", HoldText(entry.hold_id())},

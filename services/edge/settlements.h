@@ -19,6 +19,13 @@
 
 namespace tollhouse::edge {
 
+// Status of a VOID that the edge posts because the ledger asked what became of an expired hold.
+inline constexpr std::string_view kNeverForwarded = "never_forwarded";
+
+// Whether this entry, answered with POST_OUTCOME_CONFLICT, only came too late: a hold that was suspended,
+// or asked after, when it had ended already; or voided when it had ended for nothing.
+bool EndStands(const ledger::v1::Entry& entry, const ledger::v1::PostResult& conflict);
+
 // Thread-safe. No I/O but the journal's.
 class Settlements {
  public:

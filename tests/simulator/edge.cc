@@ -123,6 +123,7 @@ void Edge::Stop() {
   runtime_->Die(actor_);
   world_.network->Died(actor_);
   serving_ = synced_ = announcing_ = false;
+  look_at_ = 0;
   session_ = post_ = watch_ = nullptr;
   pending_.clear();
   principals_.clear();
@@ -176,6 +177,7 @@ void Edge::Tick() {
     runtime_->coverage.Hit("journal.doubtful");
     Submit(std::make_shared<const Entry>(std::move(entry)));
   }
+  Announce();
   for (const auto& file : std::filesystem::directory_iterator(JournalDir())) {
     if (file.path().string().ends_with(".journal")) {
       sizes_.emplace_back(runtime_->now(), static_cast<int64_t>(file.file_size()));
@@ -284,7 +286,6 @@ void Edge::TryReserve(const std::shared_ptr<Request>& request) {
   reserve->set_fingerprint(absl::StrCat("f", demand.at, "-", demand.strict_nanos));
   request->asked_at = runtime_->now();
   const std::string hold_id = reserve->hold_id();
-  world_.observer->Asked(hold_id);
   runtime_->Trace(actor_->name, absl::StrCat("reserve ", Hex(hold_id), " ", demand.strict_nanos));
   auto answered = std::make_shared<bool>(false);
   const uint64_t sequence =
@@ -341,13 +342,14 @@ void Edge::Reserved(const std::shared_ptr<Request>& request, const OperationResu
     reserve->set_model(request->demand.model);
     reserve->set_strict_nanousd(1);
     reserve->set_fingerprint("another");
-    Enqueue(std::move(other), [this](OperationResult answer) {
+    const uint64_t sequence = Enqueue(std::move(other), [this](OperationResult answer) {
       const auto& budgets = answer.admitted().budgets();
       if (std::any_of(budgets.begin(), budgets.end(), [](const auto& b) { return b.amount_nanousd() > 0; })) {
         world_.observer->Violation("I8: a hold was admitted with other content");
       }
       if (answer.failed().reason() == "HOLD_CONFLICT") runtime_->coverage.Hit("hold.conflict");
     });
+    pending_.at(sequence).twisted = true;
   }
   request->intent.set_epoch(result.admitted().epoch());
   *request->intent.mutable_budgets() = result.admitted().budgets();
@@ -376,6 +378,10 @@ void Edge::Admitted(const std::shared_ptr<Request>& request) {
   if (journalled.ok()) return Forward(request);
   if (ReasonOf(journalled) == "EPOCH_CLOSED") {
     runtime_->coverage.Hit("edge.token_of_closed_epoch");
+    return TryReserve(request);
+  }
+  if (ReasonOf(journalled) == "HOLD_DISOWNED") {
+    runtime_->coverage.Hit("edge.token_of_disowned_hold");
     return TryReserve(request);
   }
   SubmitVoid(request->intent);
@@ -473,6 +479,7 @@ void Edge::Write(const std::shared_ptr<Request>& request, const Entry& result) {
     return world_.observer->Violation(
         absl::StrCat("the journal refused a result: ", written.status().message()));
   }
+  world_.observer->Written(result.hold_id());
   Submit(std::move(written->entry));
   Finish(request, Answer{Answer::Kind::kServed, "", {}});
 }
@@ -561,26 +568,31 @@ void Edge::Results(std::vector<OperationResult> results) {
     if (it == pending_.end()) continue;
     Pending pending = std::move(it->second);
     pending_.erase(it);
-    if (pending.waiter) {
-      pending.waiter(std::move(result));
-    } else if (result.has_admitted()) {
-      runtime_->coverage.Hit("hold.orphaned");
-      const auto& asked = pending.operation.reserve();
-      Entry entry;
-      entry.set_hold_id(asked.hold_id());
-      *entry.mutable_account_ids() = asked.account_ids();
-      entry.set_epoch(result.admitted().epoch());
-      entry.set_edge_id(edge_id_);
-      entry.set_boot_id(boot_id_);
-      *entry.mutable_budgets() = result.admitted().budgets();
-      entry.set_provider(asked.provider());
-      entry.set_model(asked.model());
-      entry.set_hold_nanousd(asked.strict_nanousd());
-      entry.set_attempt(1);
-      entry.mutable_started_at()->set_seconds(absl::ToUnixSeconds(clock_->Wall()));
-      SubmitVoid(std::move(entry));
+    const bool unused = !pending.waiter && result.has_admitted();
+    const bool unheard = result.failed().maybe_held_epoch() > 0 && !pending.twisted;
+    if (unused) runtime_->coverage.Hit("hold.orphaned");
+    if (unheard) runtime_->coverage.Hit("hold.unheard_of");
+    if (unused || (unheard && world_.mutant != Mutant::kUnheardForgotten)) {
+      VoidOrphan(pending.operation.reserve(), result);
     }
+    if (pending.waiter) pending.waiter(std::move(result));
   }
+}
+
+void Edge::VoidOrphan(const enforcer::v1::Reserve& asked, const OperationResult& result) {
+  Entry entry;
+  entry.set_hold_id(asked.hold_id());
+  *entry.mutable_account_ids() = asked.account_ids();
+  entry.set_epoch(result.has_admitted() ? result.admitted().epoch() : result.failed().maybe_held_epoch());
+  entry.set_edge_id(edge_id_);
+  entry.set_boot_id(boot_id_);
+  *entry.mutable_budgets() = result.admitted().budgets();
+  entry.set_provider(asked.provider());
+  entry.set_model(asked.model());
+  entry.set_hold_nanousd(asked.strict_nanousd());
+  entry.set_attempt(1);
+  entry.mutable_started_at()->set_seconds(absl::ToUnixSeconds(clock_->Wall()));
+  SubmitVoid(std::move(entry));
 }
 
 // --- posting -------------------------------------------------------------------------------------
@@ -670,14 +682,15 @@ void Edge::ConnectWatch() {
 // As Announcer's thread does it.
 void Edge::Announce() {
   if (announcing_) return;
-  if (!announcements_->Waiting()) {
+  const bool look = serving_ && runtime_->now() >= look_at_;
+  if (!announcements_->Waiting() && !look) {
     if (synced_ && !std::exchange(serving_, true)) runtime_->Trace(actor_->name, "serves");
     return;
   }
   announcing_ = true;
   auto work = std::make_shared<edge::Announcements::Work>(announcements_->Take());
   auto closed = std::make_shared<std::vector<ledger::v1::Epoch>>(work->closed);
-  if (work->look == 0) return AnnounceNext(work, closed, 0);
+  if (work->look == 0 && !look) return AnnounceNext(work, closed, 0);
   world_.ledger->Call<ledger::v1::ListPendingAnnouncementsResponse>(
       actor_,
       [edge_id = announcements_->Look().edge_id()](ledger::Store& store) {
@@ -689,7 +702,17 @@ void Edge::Announce() {
           runtime_->After(500 * kMilli, actor_, [this] { Announce(); });
           return;
         }
+        look_at_ = runtime_->now() + options_.expired_interval;
         closed->insert(closed->end(), answer->epochs().begin(), answer->epochs().end());
+        if (world_.mutant == Mutant::kVoidsWithoutJournal) {
+          for (const Entry& hold : answer->expired()) SubmitVoid(hold);
+        } else if (world_.mutant != Mutant::kUnheardForgotten) {
+          for (Entry& entry : announcements_->NeverForwarded(answer->expired())) {
+            runtime_->coverage.Hit("hold.never_forwarded");
+            runtime_->Trace(actor_->name, absl::StrCat("never forwarded ", Hex(entry.hold_id())));
+            Submit(std::make_shared<const Entry>(std::move(entry)));
+          }
+        }
         AnnounceNext(work, closed, 0);
       });
 }

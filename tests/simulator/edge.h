@@ -56,12 +56,12 @@ struct Answer {
 class Observer {
  public:
   virtual ~Observer() = default;
-  // A Reserve of this hold is sent for the first time.
-  virtual void Asked(const std::string& hold_id) = 0;
   // The first byte is about to leave.
   virtual void Forwarded(const ledger::v1::Entry& intent, const Demand& demand, int edge) = 0;
   // The provider will bill after that time.
   virtual void WillBill(const std::string& hold_id, int64_t nanos, int64_t delay) = 0;
+  // The end of a forwarded hold is in its edge's journal.
+  virtual void Written(const std::string& hold_id) = 0;
   virtual void Answered(const Demand& demand, const Answer& answer) = 0;
   virtual void Violation(std::string what) = 0;
 };
@@ -73,6 +73,7 @@ struct EdgeOptions {
   int64_t reserve_timeout = 2 * kSecond;
   int64_t first_byte_time = 8 * kSecond;
   int64_t backlog_max = 1000;
+  int64_t expired_interval = 10 * kSecond;
 };
 
 class Edge {
@@ -116,6 +117,7 @@ class Edge {
     enforcer::v1::Operation operation;
     std::function<void(enforcer::v1::OperationResult)> waiter;  // null: nobody waits
     int64_t since = 0;
+    bool twisted = false;  // asks for a hold that is in use, with other content
   };
   struct Sink;
 
@@ -128,6 +130,7 @@ class Edge {
   void Write(const std::shared_ptr<Request>& request, const ledger::v1::Entry& result);
   void Finish(const std::shared_ptr<Request>& request, Answer answer);
   void SubmitVoid(ledger::v1::Entry entry);
+  void VoidOrphan(const enforcer::v1::Reserve& asked, const enforcer::v1::OperationResult& result);
   void Submit(std::shared_ptr<const ledger::v1::Entry> entry);
   std::string NewHoldId();
 
@@ -164,6 +167,7 @@ class Edge {
   std::unique_ptr<edge::Announcements> announcements_;
   bool serving_ = false, synced_ = false, announcing_ = false;
   std::shared_ptr<Stream> session_, post_, watch_;
+  int64_t look_at_ = 0;  // for expired holds
   std::map<uint64_t, Pending> pending_;
   uint64_t next_sequence_ = 1;
   struct Principal {

@@ -6,6 +6,7 @@
 #include "libs/base/strings.h"
 #include "libs/base/uuid.h"
 #include "libs/sql/change_log.h"
+#include "services/edge/settlements.h"
 
 namespace tollhouse::simulator {
 
@@ -125,6 +126,12 @@ absl::StatusOr<std::vector<ledger::v1::PostResult>> SimLedger::Post(
           posted_[request.entries(i).hold_id()] = request.entries(i);
         }
         break;
+      case ledger::v1::POST_OUTCOME_CONFLICT:
+        if (edge::EndStands(request.entries(i), results[i])) {
+          runtime_->coverage.Hit("post.ended_meanwhile");
+          break;
+        }
+        [[fallthrough]];
       default:
         bug_ = absl::StrCat("an entry was not posted: ", results[i].message());
     }

@@ -26,6 +26,8 @@ constexpr MutantInfo kMutants[] = {
     {Mutant::kUnreportedHolds, "unreported_holds"},
     {Mutant::kPartialUsage, "partial_usage"},
     {Mutant::kPowerLossUnnoticed, "power_loss_unnoticed"},
+    {Mutant::kUnheardForgotten, "unheard_forgotten"},
+    {Mutant::kVoidsWithoutJournal, "voids_without_journal"},
     {Mutant::kResultAfterSettle, "result_after_settle"},
 };
 

@@ -33,6 +33,8 @@ enum class Mutant {
   kUnreportedHolds,           // R7: the report leaves out what is under way
   kPartialUsage,              // R14: after a crash a part of the hold is posted
   kPowerLossUnnoticed,        // the journal's lost tail passes for complete
+  kUnheardForgotten,          // L1: holds that nobody heard of are left to expire
+  kVoidsWithoutJournal,       // R14: an expired hold is voided whatever the journal knows of it
   kResultAfterSettle,         // R13: the enforcer hears of a result before the journal
 };
 

@@ -40,15 +40,25 @@ std::string Hex(const std::string& raw) {
   return id.ok() ? id->ToString().substr(20) : "?";
 }
 
+// What an entry takes from the lease of a budget. Never more than it names: the store may have a hold
+// of which an edge that was let pass without one does not know.
+int64_t TakenOf(const ledger::v1::Entry& entry, int64_t budget_id, std::string_view period) {
+  for (const auto& held : entry.budgets()) {
+    if (held.budget_id() != budget_id || held.period() != period) continue;
+    return held.observe() ? 0 : std::min(entry.cost_nanousd(), held.amount_nanousd());
+  }
+  return 0;
+}
+
 class World final : public Observer {
  public:
   World(Template* shared, const RunOptions& options);
   ~World() override;
   Report Play();
 
-  void Asked(const std::string& hold_id) override { asked_.insert(hold_id); }
   void Forwarded(const ledger::v1::Entry& intent, const Demand& demand, int edge) override;
   void WillBill(const std::string& hold_id, int64_t nanos, int64_t delay) override;
+  void Written(const std::string& hold_id) override { purchases_.at(hold_id).written = true; }
   void Answered(const Demand& demand, const Answer& answer) override;
   void Violation(std::string what) override;
 
@@ -58,6 +68,7 @@ class World final : public Observer {
     int edge = 0;
     std::string edge_id;
     int64_t billed = 0;
+    bool written = false;        // its end is in the edge's journal
     bool known_unknown = false;  // the edge cannot know the end
   };
   struct Meter {
@@ -88,6 +99,7 @@ class World final : public Observer {
   void CheckVerify();
   void Probe();
   const Purchase* FindPurchase(const std::string& hold_id) const;
+  bool Explained(const BookSuspense& row) const;
 
   Template* const shared_;
   const RunOptions options_;
@@ -107,7 +119,6 @@ class World final : public Observer {
   bool healed_ = false;
   int bills_to_come_ = 0;
 
-  std::set<std::string> asked_;                // holds
   std::map<std::string, Purchase> purchases_;  // by hold
   std::map<BudgetPeriod, Meter> meters_;
   std::map<BudgetPeriod, BookRow> rows_;
@@ -318,7 +329,9 @@ void World::Happen(const Fault& fault) {
       if (fault.kind == FaultKind::kEdgeLost && living < 2) return;
       hit();
       for (auto& [hold, purchase] : purchases_) {
-        if (purchase.edge == edge->actor()->index) purchase.known_unknown = true;
+        // What was written outlives the process, but not the power.
+        const bool lost = fault.kind != FaultKind::kEdgeKill || !purchase.written;
+        if (purchase.edge == edge->actor()->index && lost) purchase.known_unknown = true;
       }
       if (fault.kind == FaultKind::kEdgeKill) {
         edge->Kill();
@@ -714,8 +727,10 @@ void World::CheckLeases() {
     if (books.HasSuspense(org, id, open->epoch)) continue;
     // What the ledger has taken of the hold already is no longer leased.
     const ledger::v1::Entry* const posted = ledger_.Posted(id);
-    const int64_t taken = posted != nullptr && posted->epoch() == open->epoch ? posted->cost_nanousd() : 0;
     for (const auto& held : hold.budgets) {
+      const int64_t taken = posted == nullptr || posted->epoch() != open->epoch
+                                ? 0
+                                : TakenOf(*posted, held.budget_id, held.period);
       local[{held.budget_id, held.period}] += std::max<int64_t>(0, held.covers_nanos - taken);
     }
   }
@@ -769,7 +784,16 @@ std::string World::Undrained() {
   for (const int64_t epoch : shared_->books->WaitingEpochs(shared_->org_id)) {
     if (lost_edges_.empty()) return absl::StrCat("epoch ", epoch, " is not reclaimed");
   }
+  for (const BookSuspense& row : shared_->books->OpenSuspense()) {
+    if (!Explained(row)) return absl::StrCat("hold ", Hex(row.hold_id), " is in suspense for no reason");
+  }
   return "";
+}
+
+// Suspense is what is truly unknown: what a lost journal knew, and what the provider alone knows.
+bool World::Explained(const BookSuspense& row) const {
+  const Purchase* const purchase = FindPurchase(row.hold_id);
+  return lost_edges_.contains(row.edge_id) || (purchase != nullptr && purchase->known_unknown);
 }
 
 void World::Settle() {
@@ -792,18 +816,6 @@ void World::Operate() {
   }
   for (const BookSuspense& row : shared_->books->OpenSuspense()) {
     const Purchase* const purchase = FindPurchase(row.hold_id);
-    // What a living edge knows of must have ended, but for what only the provider knows.
-    ledger::v1::Entry entry;
-    entry.ParseFromString(row.entry);
-    const bool of_living_edge = std::any_of(edges_.begin(), edges_.end(), [&](const auto& edge) {
-      return !edge->lost() && edge->boot_id() == entry.boot_id();
-    });
-    // A Reserve may have been applied although nobody was told: such a hold expires, too.
-    const bool unheard = purchase == nullptr && row.origin == 2 && asked_.contains(row.hold_id);
-    if (of_living_edge && unheard) runtime_.coverage.Hit("hold.unheard_of");
-    const bool explained =
-        !of_living_edge || unheard || (purchase != nullptr && purchase->known_unknown);
-    if (!explained) Violation(absl::StrCat("L1: hold ", Hex(row.hold_id), " is in suspense for no reason"));
     auto resolved = ledger_.Transact<ledger::v1::JournalEntry>(0, [&] {
       return shared_->store->ResolveSuspense(
           nullptr, row.hold_id, purchase == nullptr ? 0 : purchase->billed, "provider's records");

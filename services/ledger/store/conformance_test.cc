@@ -511,10 +511,50 @@ TEST_P(StoreTest, ExpiredHoldWaitsInSuspenseForItsEnd) {
   EXPECT_TRUE(store_->PostExpired(expired).ok());  // once
   EXPECT_EQ(Budget("acme#month").suspense_nanousd(), 100);
   EXPECT_EQ(Budget("acme#month").leased_nanousd(), 500);
+  const auto asked = store_->ListPendingAnnouncements("edge-1");
+  ASSERT_EQ(asked->expired_size(), 1);
+  EXPECT_EQ(asked->expired(0).hold_id(), entry.hold_id());
+  EXPECT_EQ(store_->ListPendingAnnouncements("edge-2")->expired_size(), 0);
   EXPECT_EQ(Post(entry).outcome(), v1::POST_OUTCOME_POSTED);
+  EXPECT_EQ(store_->ListPendingAnnouncements("edge-1")->expired_size(), 0);
   EXPECT_EQ(Budget("acme#month").suspense_nanousd(), 0);
   EXPECT_EQ(Budget("acme#month").spent_nanousd(), 30);
   EXPECT_EQ(Lease(org, 470, 470), 470);  // 400 unleased and the 70 not used
+  EXPECT_THAT(Problems(), IsEmpty());
+}
+
+// What the store of holds had of a reservation that nobody heard of: its edge posts a void, before the
+// expiry or after it, and nothing is suspended for good.
+TEST_P(StoreTest, AVoidOfAnUnheardHoldReturnsItWheneverItExpires) {
+  SetUpPath();
+  const v1::Budget org = SetBudget("acme", 1000);
+  Lease(org, 1, 600);
+  for (const bool expires_first : {true, false}) {
+    v1::Entry held = Entry(v1::ENTRY_KIND_VOID, 0, {org}, 100);
+    v1::Entry unheard = held;  // the edge knows neither budgets nor amounts
+    unheard.clear_budgets();
+    v1::PostExpiredRequest expired;
+    expired.set_org_id(path_[0]);
+    expired.set_epoch(epoch_);
+    auto& hold = *expired.add_holds();
+    hold.set_hold_id(held.hold_id());
+    *hold.mutable_account_ids() = held.account_ids();
+    *hold.mutable_covers() = held.budgets();
+    hold.set_edge_id("edge-1");
+    const int64_t leased = Budget("acme#month").leased_nanousd();
+    if (expires_first) {
+      EXPECT_TRUE(store_->PostExpired(expired).ok());
+      EXPECT_EQ(Budget("acme#month").suspense_nanousd(), 100);
+    }
+    EXPECT_EQ(Post(unheard).outcome(), v1::POST_OUTCOME_POSTED);
+    EXPECT_EQ(Post(unheard).outcome(), v1::POST_OUTCOME_DUPLICATE);
+    EXPECT_TRUE(store_->PostExpired(expired).ok());
+    EXPECT_EQ(Budget("acme#month").suspense_nanousd(), 0);
+    EXPECT_EQ(Budget("acme#month").leased_nanousd(), leased - 100);
+    EXPECT_EQ(store_->ListPendingAnnouncements("edge-1")->expired_size(), 0);
+    // What the ledger asks about comes back with budgets, when the first void is there already.
+    EXPECT_EQ(Post(held).outcome(), v1::POST_OUTCOME_CONFLICT);
+  }
   EXPECT_THAT(Problems(), IsEmpty());
 }
 

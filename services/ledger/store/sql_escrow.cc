@@ -567,7 +567,15 @@ absl::StatusOr<v1::ListPendingAnnouncementsResponse> SqlStore::ListPendingAnnoun
       epoch.set_epoch(rows.Int(1));
       epoch.set_incarnation(rows.Text(2));
     }
-    return rows.status();
+    TH_RETURN_IF_ERROR(rows.status());
+    TH_ASSIGN_OR_RETURN(
+        sql::Rows expired,
+        c.Query("SELECT s.entry FROM suspense s JOIN epochs e ON e.org_id = s.org_id AND e.epoch = s.epoch "
+                "WHERE s.state < 3 AND s.state = ?2 AND s.origin = ?3 AND s.edge_id = ?1 AND "
+                "e.closed_at IS NULL ORDER BY s.since LIMIT 1000",
+                edge_id, SuspenseState::kOwn, Origin::kExpired));
+    while (expired.Next()) out.add_expired()->ParseFromString(expired.Text(0));
+    return expired.status();
   }));
   return out;
 }
