@@ -564,8 +564,15 @@ std::vector<ledger::v1::Entry> Journal::CloseEpoch(int64_t org_id, int64_t epoch
     if (entry.account_ids_size() == 0 || entry.account_ids(0) != org_id || entry.epoch() > closed) {
       continue;
     }
-    holds.push_back(entry);
-    holds.back().set_kind(ledger::v1::ENTRY_KIND_SUSPEND);
+    // The enforcer may have lent to others what a hold that has ended did not use.
+    if (entry.kind() == ledger::v1::ENTRY_KIND_VOID) continue;
+    ledger::v1::Entry& hold = holds.emplace_back(entry);
+    if (entry.kind() == ledger::v1::ENTRY_KIND_SETTLE) {
+      for (common::v1::HeldBudget& held : *hold.mutable_budgets()) {
+        held.set_amount_nanousd(std::min(held.amount_nanousd(), entry.cost_nanousd()));
+      }
+    }
+    hold.set_kind(ledger::v1::ENTRY_KIND_SUSPEND);
   }
   std::sort(holds.begin(), holds.end(),
             [](const auto& a, const auto& b) { return a.hold_id() < b.hold_id(); });

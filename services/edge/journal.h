@@ -125,7 +125,8 @@ class Journal {
   absl::Status SetReplayedGeneration(int64_t generation);
 
   // R7: from the return on every intent of the org with an epoch <= `epoch` is refused. Returns the
-  // holds of such epochs that are not posted, each with kind SUSPEND.
+  // holds of such epochs that are not posted, each with kind SUSPEND and the amounts that they still
+  // need: of those that have ended the cost, and no void.
   std::vector<ledger::v1::Entry> CloseEpoch(int64_t org_id, int64_t epoch);
 
   // True: this hold of this edge was never forwarded and never will be, as its intent is refused from here

@@ -178,9 +178,11 @@ void Edge::Tick() {
     Submit(std::make_shared<const Entry>(std::move(entry)));
   }
   Announce();
-  for (const auto& file : std::filesystem::directory_iterator(JournalDir())) {
-    if (file.path().string().ends_with(".journal")) {
-      sizes_.emplace_back(runtime_->now(), static_cast<int64_t>(file.file_size()));
+  if (power_may_fail_) {
+    for (const auto& file : std::filesystem::directory_iterator(JournalDir())) {
+      if (file.path().string().ends_with(".journal")) {
+        sizes_.emplace_back(runtime_->now(), static_cast<int64_t>(file.file_size()));
+      }
     }
   }
   // A peer that does not answer is given up.
@@ -342,7 +344,9 @@ void Edge::Reserved(const std::shared_ptr<Request>& request, const OperationResu
     reserve->set_model(request->demand.model);
     reserve->set_strict_nanousd(1);
     reserve->set_fingerprint("another");
-    const uint64_t sequence = Enqueue(std::move(other), [this](OperationResult answer) {
+    const int64_t epoch = result.admitted().epoch();
+    const uint64_t sequence = Enqueue(std::move(other), [this, epoch](OperationResult answer) {
+      if (answer.admitted().epoch() != epoch) answer.clear_admitted();  // another store: it knows nothing
       const auto& budgets = answer.admitted().budgets();
       if (std::any_of(budgets.begin(), budgets.end(), [](const auto& b) { return b.amount_nanousd() > 0; })) {
         world_.observer->Violation("I8: a hold was admitted with other content");
@@ -728,6 +732,13 @@ void Edge::AnnounceNext(std::shared_ptr<edge::Announcements::Work> work,
   ledger::v1::AnnounceHoldsRequest report = announcements_->Report((*closed)[next]);
   if (report.unsettled_size() > 0) runtime_->coverage.Hit("announce.with_holds");
   if (world_.mutant == Mutant::kUnreportedHolds) report.clear_unsettled();
+  if (world_.mutant == Mutant::kAnnouncesFullHolds) {
+    for (Entry& hold : *report.mutable_unsettled()) {
+      for (auto& held : *hold.mutable_budgets()) {
+        if (!held.observe() && held.amount_nanousd() > 0) held.set_amount_nanousd(hold.hold_nanousd());
+      }
+    }
+  }
   runtime_->Trace(actor_->name, absl::StrCat("announces epoch ", report.epoch(), ", ",
                                              report.unsettled_size(), " unsettled"));
   world_.ledger->Call<bool>(

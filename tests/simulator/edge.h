@@ -105,6 +105,8 @@ class Edge {
   void Kill();
   // The machine dies: what was written last is not on disk.
   void PowerLoss();
+  // From here on the journal's sizes need not be known.
+  void NoMorePowerLoss() { power_may_fail_ = false; }
   // The volume is gone, too.
   void Lose();
 
@@ -159,6 +161,7 @@ class Edge {
   int boots_ = 0, machines_ = 0;
   int64_t next_hold_ = 0;
   bool lost_ = false;
+  bool power_may_fail_ = true;
   std::vector<std::pair<int64_t, int64_t>> sizes_;  // of the journal, by time
 
   // Of this life.

@@ -24,6 +24,7 @@ constexpr MutantInfo kMutants[] = {
     {Mutant::kVoidOnTimeout, "void_on_timeout"},
     {Mutant::kClosedEpochToken, "closed_epoch_token"},
     {Mutant::kUnreportedHolds, "unreported_holds"},
+    {Mutant::kAnnouncesFullHolds, "announces_full_holds"},
     {Mutant::kPartialUsage, "partial_usage"},
     {Mutant::kPowerLossUnnoticed, "power_loss_unnoticed"},
     {Mutant::kUnheardForgotten, "unheard_forgotten"},

@@ -1,6 +1,7 @@
 // Planted protocol bugs, switched on by name at the seams of the simulation. Each has to be found.
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <string_view>
 
@@ -31,6 +32,7 @@ enum class Mutant {
   kVoidOnTimeout,             // R14: no answer is taken for no bill
   kClosedEpochToken,          // R7: a token of a closed epoch is used after the report
   kUnreportedHolds,           // R7: the report leaves out what is under way
+  kAnnouncesFullHolds,        // R7: the report names what ended holds did not use, too
   kPartialUsage,              // R14: after a crash a part of the hold is posted
   kPowerLossUnnoticed,        // the journal's lost tail passes for complete
   kUnheardForgotten,          // L1: holds that nobody heard of are left to expire
@@ -41,6 +43,7 @@ enum class Mutant {
 struct MutantInfo {
   Mutant mutant;
   std::string_view name;
+  uint64_t seed = 1;  // where a search for it begins: a seed that found it, when this was written
 };
 std::span<const MutantInfo> Mutants();
 // kNone if there is none of that name.

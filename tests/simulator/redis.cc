@@ -215,8 +215,15 @@ StoreEffect SimRedis::Apply(RedisNode& node, OrgData& data, int enforcer, bool s
     case Mutant::kForgetFinished:
       if (auto* reserve = std::get_if<enforcer::Reserve>(&event);
           reserve != nullptr && reserve->epoch == state.epoch() && state.Finished(reserve->hold_id)) {
-        reserve->hold_id.bytes[15] ^= 1;
+        data.remade.insert(reserve->hold_id);
       }
+      std::visit(
+          [&](auto& e) {
+            if constexpr (requires { e.hold_id; }) {
+              if (data.remade.contains(e.hold_id)) e.hold_id = Twin(e.hold_id);
+            }
+          },
+          event);
       break;
     case Mutant::kParentUnchecked:
       if (auto* reserve = std::get_if<enforcer::Reserve>(&event)) {
@@ -304,6 +311,7 @@ absl::StatusOr<StoreView> SimRedis::Read(RedisNode& node, int64_t org_id, const 
   const enforcer::OrgState& state = it->second.state;
   if (it->second.replid != node.replid && mutant_ != Mutant::kTrustPromotedSnapshot) return view;
   view = enforcer::ViewOf(state, query);
+  for (enforcer::HoldRecord& hold : view.holds) hold.hold_id = KnownAs(it->second, hold.hold_id);
   std::sort(view.leases.begin(), view.leases.end(), [](const auto& a, const auto& b) {
     return std::tie(a.budget_id, a.period) < std::tie(b.budget_id, b.period);
   });
@@ -402,9 +410,17 @@ void RedisClient::Run(StoreBatch* batch, std::function<void()> done) {
   auto owned = std::make_shared<const OwnedBatch>(*batch);
   using Effects = std::pair<absl::Status, std::vector<StoreEffect>>;
   Send(
-      [redis = redis_, index = index_, owned](RedisNode& node) -> Result {
+      [runtime = runtime_, redis = redis_, index = index_, owned](RedisNode& node) -> Result {
         Effects result;
         result.first = redis->Execute(node, index, owned->batch, &result.second);
+        if (node.repeats && runtime->random.Chance(500)) {
+          runtime->After(runtime->random.Between(100 * kMilli, 8 * kSecond), node.actor,
+                         [runtime, redis, index, owned, &node] {
+                           runtime->coverage.Hit("redis.repeated_later");
+                           std::vector<StoreEffect> nobody_hears;
+                           (void)redis->Execute(node, index, owned->batch, &nobody_hears);
+                         });
+        }
         return result;
       },
       [batch, done = std::move(done)](absl::StatusOr<Result> result) {

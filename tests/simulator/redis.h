@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -23,7 +24,18 @@ struct OrgData {
   std::string life;    // random marker: gone when the data are gone
   std::string replid;  // master_replid when the epoch was initialized
   int64_t ghosts = 0;  // made-up grants of a mutant: ids shift by as many
+  std::set<Uuid> remade;  // holds that a mutant made again after their end, each under Twin of its id
 };
+// The other one of two ids; edges make only the first of each pair.
+inline Uuid Twin(Uuid hold_id) {
+  hold_id.bytes[15] ^= 1;
+  return hold_id;
+}
+// A hold of the store as ledger and edges know it.
+inline Uuid KnownAs(const OrgData& data, const Uuid& hold_id) {
+  return data.remade.contains(Twin(hold_id)) ? Twin(hold_id) : hold_id;
+}
+
 using RedisData = std::map<int64_t, OrgData>;
 
 struct RedisNode {
@@ -31,6 +43,7 @@ struct RedisNode {
   std::string run_id, replid;
   bool leads = false;      // takes writes: the primary, and every zombie
   bool apply_slowly = false;  // answers come after the clients' patience
+  bool repeats = false;       // what has run may run again, seconds later
   RedisData data;
 };
 

@@ -118,8 +118,8 @@ void Runner::Run(const std::function<bool(RunOptions*)>& next,
     idle.push_back(index);
     const Slot& slot = slots_[index];
     Outcome outcome{started, slot.violation, slot.fingerprint, slot.events, slot.faults, slot.demands};
+    std::filesystem::remove_all(absl::StrCat(dir_, "/", started.seed));
     if (!slot.done) {
-      std::filesystem::remove_all(absl::StrCat(dir_, "/", started.seed));
       outcome.violation = WIFSIGNALED(status)
                               ? absl::StrCat("the process died: ", strsignal(WTERMSIG(status)))
                               : "the process ended early";

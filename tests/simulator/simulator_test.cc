@@ -1,10 +1,12 @@
-// Many seeds: no invariant breaks, everything that the simulation knows is reached, a seed replays
-// exactly, and every planted bug is found.
+// Many seeds: no invariant breaks, everything that the simulation knows is reached, and a seed replays
+// exactly.
 #include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <thread>
 
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "gtest/gtest.h"
 #include "libs/testing/seed.h"
 #include "tests/simulator/runner.h"
@@ -22,7 +24,8 @@ TEST(SimulatorTest, SeedsKeepTheInvariantsAndReachEverything) {
   const uint64_t first = fresh ? testing::TestSeed() % 1'000'000'000 : 1;
   const int64_t count = Long() ? 1'000'000 : 2'000;
   Runner runner(Cores());
-  int64_t given = 0, events = 0, failed = 0;
+  int64_t given = 0, ended = 0, events = 0, failed = 0;
+  const absl::Time began = absl::Now();
   runner.Run(
       [&](RunOptions* next) {
         if (given == count || failed >= 5) return false;
@@ -31,9 +34,17 @@ TEST(SimulatorTest, SeedsKeepTheInvariantsAndReachEverything) {
       },
       [&](const Outcome& outcome) {
         events += outcome.events;
-        if (given % 100'000 == 0) std::printf("%lld seeds\n", static_cast<long long>(given));
+        if (++ended % 10'000 == 0) {
+          std::printf("%lld seeds, %lld failed, %.0f s\n", static_cast<long long>(ended),
+                      static_cast<long long>(failed), absl::ToDoubleSeconds(absl::Now() - began));
+          std::fflush(stdout);
+        }
         if (outcome.violation.empty()) return true;
         ++failed;
+        // At once: a long run may be stopped before it ends.
+        std::printf("seed %llu: %s\n", static_cast<unsigned long long>(outcome.options.seed),
+                    outcome.violation.c_str());
+        std::fflush(stdout);
         ADD_FAILURE() << "seed " << outcome.options.seed << ": " << outcome.violation
                       << "\n  replay: " << CommandOf(outcome.options)
                       << "\n  fewer faults: simulator --seed " << outcome.options.seed << " --shrink";
@@ -57,34 +68,6 @@ TEST(SimulatorTest, ASeedReplaysExactly) {
     EXPECT_EQ(first.RunOne(options).fingerprint, second.RunOne(options).fingerprint) << "seed " << seed;
   }
 }
-
-class SimulatorMutantTest : public ::testing::TestWithParam<MutantInfo> {};
-
-TEST_P(SimulatorMutantTest, IsFound) {
-  constexpr int64_t kSeedsMax = 3'000;
-  Runner runner(Cores());
-  int64_t given = 0, ended = 0;
-  Outcome found;
-  runner.Run(
-      [&](RunOptions* next) {
-        if (given == kSeedsMax) return false;
-        next->seed = static_cast<uint64_t>(++given);
-        next->mutant = GetParam().mutant;
-        return true;
-      },
-      [&](const Outcome& outcome) {
-        ++ended;
-        if (outcome.violation.empty()) return true;
-        found = outcome;
-        return false;
-      });
-  ASSERT_FALSE(found.violation.empty()) << "not found in " << ended << " seeds";
-  std::printf("found after %lld seeds: %s\n  %s\n", static_cast<long long>(ended), found.violation.c_str(),
-              CommandOf(found.options).c_str());
-}
-
-INSTANTIATE_TEST_SUITE_P(All, SimulatorMutantTest, ::testing::ValuesIn(Mutants().begin(), Mutants().end()),
-                         [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace
 }  // namespace tollhouse::simulator

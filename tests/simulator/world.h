@@ -36,7 +36,7 @@ struct Template {
 enum class FaultKind {
   kEdgeKill, kEdgePowerLoss, kEdgeLost, kEnforcerKill, kEnforcerShutdown, kLedgerKill, kPause,
   kClockJump, kPartition, kConnectionsBreak, kWeather, kPostgresDown, kPostgresCommitUnknown,
-  kRedisFlush, kRedisFailover, kRedisZombie, kRedisRestart, kRedisFailback, kRedisApplySlowly,
+  kRedisFlush, kRedisFailover, kRedisZombie, kRedisRestart, kRedisFailback, kRedisApplySlowly, kRedisRepeats,
   kBudgetSet, kBudgetRaise, kBudgetDelete, kBudgetZone, kBudgetOpenOnOutage, kLimitsSet, kMoveAccount,
   kResolveSuspense,
 };

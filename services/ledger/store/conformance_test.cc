@@ -450,6 +450,37 @@ TEST_P(StoreTest, ClosedEpochsLeaseReturnsOnlyAfterEveryEdgeHasAnnounced) {
   EXPECT_THAT(Problems(), IsEmpty());
 }
 
+// It was never forwarded: it must not be resolved as if it had been, while another edge is waited for.
+TEST_P(StoreTest, AnExpiredHoldThatItsEdgeDoesNotAnnounceIsDropped) {
+  SetUpPath();
+  RegisterEdge("edge-2");
+  const v1::Budget org = SetBudget("acme", 1000);
+  Lease(org, 1, 600);
+  const v1::Entry entry = Entry(v1::ENTRY_KIND_SETTLE, 0, {org}, 100);
+  v1::PostExpiredRequest expired;
+  expired.set_org_id(path_[0]);
+  expired.set_epoch(epoch_);
+  auto& hold = *expired.add_holds();
+  hold.set_hold_id(entry.hold_id());
+  *hold.mutable_account_ids() = entry.account_ids();
+  *hold.mutable_covers() = entry.budgets();
+  hold.set_edge_id("edge-1");
+  EXPECT_TRUE(store_->PostExpired(expired).ok());
+  epoch_ = RegisterEpoch("memory-2");
+  EXPECT_EQ(store_->ListPendingAnnouncements("edge-1")->expired_size(), 0);
+  v1::AnnounceHoldsRequest announce;
+  announce.set_org_id(path_[0]);
+  announce.set_epoch(1);
+  announce.set_edge_id("edge-1");
+  EXPECT_TRUE(store_->AnnounceHolds(announce).ok());
+  EXPECT_EQ(*store_->ResolveOldSuspense(absl::InfiniteFuture()), 0);
+  EXPECT_EQ(Budget("acme#month").suspense_nanousd(), 600);
+  announce.set_edge_id("edge-2");
+  EXPECT_TRUE(store_->AnnounceHolds(announce).ok());
+  EXPECT_EQ(Budget("acme#month").suspense_nanousd(), 0);
+  EXPECT_THAT(Problems(), IsEmpty());
+}
+
 TEST_P(StoreTest, LostLeaseOfALostEdgeWaitsForAnOperator) {
   SetUpPath();
   const v1::Budget org = SetBudget("acme", 1000);

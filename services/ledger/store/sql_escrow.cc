@@ -503,14 +503,15 @@ absl::Status SqlStore::AnnounceHolds(const v1::AnnounceHoldsRequest& request) {
                     "epoch <= ?3 AND announced_at IS NULL",
                     org, request.edge_id(), request.epoch(), ToColumn(t.now))
             .status());
-    // An earlier announcement that has not been acted on is replaced.
+    // An earlier announcement that has not been acted on is replaced, and expired holds that are not
+    // announced were never forwarded.
     for (const std::string_view table : {"suspense_amounts", "suspense"}) {
       TH_RETURN_IF_ERROR(
           t.c.Execute(absl::StrCat("DELETE FROM ", Absl(table),
                                    " WHERE (org_id, hold_id, epoch) IN (SELECT org_id, hold_id, epoch "
                                    "FROM suspense WHERE org_id = ?1 AND edge_id = ?2 AND epoch <= ?3 "
-                                   "AND origin = ?4 AND state = ?5)"),
-                      org, request.edge_id(), request.epoch(), Origin::kAnnounced,
+                                   "AND origin IN (?4, ?5) AND state = ?6)"),
+                      org, request.edge_id(), request.epoch(), Origin::kAnnounced, Origin::kExpired,
                       SuspenseState::kInLost)
               .status());
     }
