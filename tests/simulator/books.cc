@@ -98,7 +98,9 @@ bool Books::HasSuspense(int64_t org_id, const std::string& hold_id, int64_t epoc
 }
 
 bool Books::ReturnPosted(int64_t org_id, int64_t epoch, int64_t return_id) {
-  Query q(this, "SELECT 1 FROM lease_returns WHERE org_id = ?1 AND epoch = ?2 AND return_id = ?3");
+  Query q(this,
+          "SELECT 1 FROM epochs WHERE org_id = ?1 AND epoch = ?2 AND returned >= ?3 UNION ALL "
+          "SELECT 1 FROM lease_returns WHERE org_id = ?1 AND epoch = ?2 AND return_id = ?3");
   return q.Bind(org_id).Bind(epoch).Bind(return_id).Next();
 }
 

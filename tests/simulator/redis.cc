@@ -227,7 +227,9 @@ StoreEffect SimRedis::Apply(RedisNode& node, OrgData& data, int enforcer, bool s
       break;
     case Mutant::kParentUnchecked:
       if (auto* reserve = std::get_if<enforcer::Reserve>(&event)) {
-        if (reserve->budgets.size() > 1) reserve->budgets = reserve->budgets.last(1);
+        for (size_t i = 0; i + 1 < reserve->budgets.size(); ++i) {
+          const_cast<BudgetAmount&>(reserve->budgets[i]).amount_nanos = 0;
+        }
       }
       break;
     case Mutant::kSecondEnforcersGrantLost:
@@ -414,8 +416,10 @@ void RedisClient::Run(StoreBatch* batch, std::function<void()> done) {
         Effects result;
         result.first = redis->Execute(node, index, owned->batch, &result.second);
         if (node.repeats && runtime->random.Chance(500)) {
-          runtime->After(runtime->random.Between(100 * kMilli, 8 * kSecond), node.actor,
+          ++redis->repeats_;
+          runtime->After(runtime->random.Between(100 * kMilli, 8 * kSecond), nullptr,
                          [runtime, redis, index, owned, &node] {
+                           --redis->repeats_;
                            runtime->coverage.Hit("redis.repeated_later");
                            std::vector<StoreEffect> nobody_hears;
                            (void)redis->Execute(node, index, owned->batch, &nobody_hears);

@@ -76,8 +76,11 @@ class SimRedis {
   OrgData* Find(int64_t org_id, const std::string& identity);
   // Counts every script that may have changed something.
   int64_t changes() const { return changes_; }
+  // Scripts that will run once more.
+  int64_t repeats() const { return repeats_; }
 
  private:
+  friend class RedisClient;
   OrgData& DataOf(RedisNode& node, int64_t org_id);
   std::string IdentityOf(const RedisNode& node, const OrgData& data) const;
   std::string NewId(std::string_view kind);
@@ -94,6 +97,7 @@ class SimRedis {
   RedisData replica_;
   int64_t next_id_ = 0;
   int64_t changes_ = 0;
+  int64_t repeats_ = 0;
 };
 
 // One enforcer's connection. Dies with it.

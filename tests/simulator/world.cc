@@ -769,6 +769,7 @@ void World::RunUntil(int64_t until) {
 // L1: what is leased is free in the store, nobody waits for anything.
 std::string World::Undrained() {
   if (bills_to_come_ > 0) return "the provider bills";
+  if (redis_->repeats() > 0) return "scripts run again";
   for (const auto& edge : edges_) {
     const std::string busy = edge->Busy();
     if (!busy.empty()) return absl::StrCat(edge->actor()->name, ": ", busy);
