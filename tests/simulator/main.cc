@@ -90,7 +90,7 @@ int main(int argc, char** argv) {
   setvbuf(stdout, nullptr, _IOLBF, 0);
   Runner runner(jobs);
   const auto started = std::chrono::steady_clock::now();
-  int64_t given = 0, events = 0, failed = 0;
+  int64_t given = 0, ended = 0, events = 0, failed = 0;
   std::vector<Outcome> failures;
   uint64_t all = 0;
   runner.Run(
@@ -101,6 +101,9 @@ int main(int argc, char** argv) {
         return true;
       },
       [&](const Outcome& outcome) {
+        if (++ended % 10'000 == 0) {
+          std::printf("%lld seeds, %lld failed\n", static_cast<long long>(ended), static_cast<long long>(failed));
+        }
         events += outcome.events;
         all += outcome.fingerprint;
         if (!outcome.violation.empty()) {

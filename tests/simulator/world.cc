@@ -94,6 +94,7 @@ class World final : public Observer {
   void CheckLeases();
   std::string Undrained();
   void Settle();
+  void ChargedTo(const BookSuspense& row, const Purchase& purchase);
   void Operate();
   void CheckJournal();
   void CheckVerify();
@@ -809,6 +810,26 @@ void World::Settle() {
   CheckLeases();
 }
 
+// What a lost edge knew of a request let pass without a hold is lost, too: if the store had made one all
+// the same, its budgets are charged.
+void World::ChargedTo(const BookSuspense& row, const Purchase& purchase) {
+  if (!lost_edges_.contains(row.edge_id)) return;
+  ledger::v1::Entry entry;
+  entry.ParseFromString(row.entry);
+  const auto names = [](const ledger::v1::Entry& of, const common::v1::HeldBudget& budget) {
+    return std::any_of(of.budgets().begin(), of.budgets().end(), [&](const auto& held) {
+      return held.budget_id() == budget.budget_id() && held.period() == budget.period();
+    });
+  };
+  for (const auto& held : entry.budgets()) {
+    if (names(purchase.intent, held)) continue;
+    meters_[{held.budget_id(), held.period()}].forgiven -= purchase.billed;
+  }
+  for (const auto& held : purchase.intent.budgets()) {
+    if (!names(entry, held)) meters_[{held.budget_id(), held.period()}].forgiven += purchase.billed;
+  }
+}
+
 // A person reads the provider's records and resolves what is unknown.
 void World::Operate() {
   if (!shared_->books->WaitingEpochs(shared_->org_id).empty() && lost_edges_.empty()) {
@@ -823,6 +844,7 @@ void World::Operate() {
     if (!resolved.ok() && ReasonOf(resolved.status()) != "ALREADY_RESOLVED") {
       Violation(absl::StrCat("suspense is not resolved: ", resolved.status().message()));
     }
+    if (resolved.ok() && purchase != nullptr) ChargedTo(row, *purchase);
     runtime_.coverage.Hit("operator.resolved");
   }
   // What only lost edges could tell is given up; what they spent is on nobody's books.
