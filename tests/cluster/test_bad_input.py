@@ -48,12 +48,14 @@ def why(stack):
     ([("CONFIG", "SET", "min-replicas-to-write", "3")], [("CONFIG", "SET", "min-replicas-to-write", "0")],
      "NOREPLICAS"),
 ], ids=["out of memory", "evicts", "refuses scripts", "too few replicas"])
-def test_a_redis_that_will_not_do(stack, bought, commands, back, reason):  # noqa: F811
+def test_a_redis_that_will_not_do(stack, tenant, commands, back, reason):
+    tenant.set_budget("org", BUDGET)
+    assert purchase(stack, tenant).status == 200
     with told(stack, *commands, back=back):
-        refused_soon(stack, bought)
+        refused_soon(stack, tenant)
         wait_until(lambda: reason in why(stack), 10, "the reason is said")
-    wait_until(lambda: purchase(stack, bought).status == 200, 30, "service when it is mended")
-    audit.check_exact(bought)
+    wait_until(lambda: purchase(stack, tenant).status == 200, 30, "service when it is mended")
+    audit.check_exact(tenant)
 
 
 def test_a_postgres_that_takes_no_writes(stack, bought):  # noqa: F811

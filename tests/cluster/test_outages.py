@@ -6,6 +6,7 @@ import pytest
 
 import audit
 import load
+from clusterlib import redis
 from stack import wait_until
 from test_health import ready
 from test_sdks import GPT, say
@@ -115,6 +116,25 @@ def test_a_closed_budget_is_refused_while_redis_is_away(stack, bought):
         restart(stack, "redis")
     wait_until(lambda: purchase(stack, bought).status == 200, 30, "service after the outage")
     audit.check_exact(bought)
+
+
+@pytest.mark.parametrize("what", ["other enforcers", "FLUSHALL", "Redis restarted"])
+def test_how_long_service_is_interrupted(stack, what):
+    """Printed; measured from the moment at which it could go on. The bound is for a busy machine."""
+    tenant = stack.tenant()
+    tenant.set_budget("org", BUDGET)
+    assert purchase(stack, tenant).status == 200
+    kind = {"other enforcers": "enforcer", "Redis restarted": "redis"}.get(what)
+    if kind:
+        every(stack, kind, "kill")
+    began = time.monotonic()
+    if kind:
+        for name in stack.cluster.names(kind):
+            stack.cluster.start(name, wait=False)
+    else:
+        redis.flushall(stack.cluster._port("redis-0"))
+    wait_until(lambda: purchase(stack, tenant).status == 200, 20, "service")
+    print("%s: served again after %.2f s" % (what, time.monotonic() - began))
 
 
 def test_an_open_budget_lets_requests_pass_and_accounts_for_them(stack):
