@@ -60,7 +60,7 @@ class WatchClient {
     absl::MutexLock lock(&mutex_);
     stopping_ = true;
     if (call_ != nullptr) call_->context.TryCancel();
-    alarm_.Cancel();
+    if (alarm_ != nullptr) alarm_->Cancel();
     mutex_.Await(absl::Condition(
         +[](WatchClient* self) ABSL_EXCLUSIVE_LOCKS_REQUIRED(self->mutex_) {
           return self->call_ == nullptr && !self->alarm_pending_;
@@ -161,12 +161,14 @@ class WatchClient {
                                     {"message", status.error_message()}});
     }
     alarm_pending_ = true;
-    alarm_.Set(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(backoff_),
-               [this](bool) {
-                 absl::MutexLock relock(&mutex_);
-                 alarm_pending_ = false;
-                 Connect();
-               });
+    // A new one each time: an alarm that is set anew frees its callback, which may still be returning.
+    alarm_ = std::make_unique<grpc::Alarm>();
+    alarm_->Set(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(backoff_),
+                [this](bool) {
+                  absl::MutexLock relock(&mutex_);
+                  alarm_pending_ = false;
+                  Connect();
+                });
     backoff_ = std::min(backoff_ * 2, kLongestBackoff);
   }
 
@@ -179,7 +181,7 @@ class WatchClient {
   const Clock* const clock_;
   mutable absl::Mutex mutex_;
   Call* call_ ABSL_GUARDED_BY(mutex_) = nullptr;  // owned; deleted in Disconnected
-  grpc::Alarm alarm_;
+  std::unique_ptr<grpc::Alarm> alarm_ ABSL_GUARDED_BY(mutex_);
   bool alarm_pending_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool synced_ ABSL_GUARDED_BY(mutex_) = false;
