@@ -15,6 +15,7 @@ if not org[1] or org[2] ~= string.match(info, 'master_replid:(%x+)') then return
 
 local answer, n = {string.format('%d', (struct.unpack('<d', org[1]))), '0'}, 2
 local function add(id, record, state)
+  if id == '' and (not record or record == '') then return end  -- what only keeps a key there
   if state then state = struct.pack('<c1lll', struct.unpack('<c1ddd', state)) end
   answer[n + 1], answer[n + 2], answer[n + 3] = id, record, state or ''
   n = n + 3

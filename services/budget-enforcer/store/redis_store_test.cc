@@ -12,6 +12,7 @@
 #include "absl/synchronization/blocking_counter.h"
 #include "gtest/gtest.h"
 #include "libs/base/error.h"
+#include "libs/redis/command.h"
 #include "libs/testing/redis_server.h"
 #include "services/budget-enforcer/core/core_testing.h"
 #include "services/budget-enforcer/store/store_history_testing.h"
@@ -434,8 +435,8 @@ TEST(RedisStoreTest, WhatIsRememberedOfFinishedHoldsIsBounded) {
     ASSERT_LE(Number(server.Command({"ZCARD", Key("due")})), 2 * 1'000 / kStepMs);
   }
   EXPECT_LE(most_ends, 500 * 4);
-  EXPECT_EQ(server.Command({"HLEN", Key("holds")}), "0");
-  EXPECT_EQ(server.Command({"HLEN", Key("states")}), "0");
+  EXPECT_EQ(server.Command({"HLEN", Key("holds")}), "1") << "what keeps it there";
+  EXPECT_EQ(server.Command({"HLEN", Key("states")}), "1");
   EXPECT_EQ(server.Command({"HLEN", Key("org")}), "4") << "three of its own and one lease";
 }
 
@@ -483,6 +484,47 @@ TEST(RedisStoreTest, InAClusterAnOrgHasTheIdentityOfItsPrimary) {
     EXPECT_EQ(view->leases[0].free_nanos, 90);
   }
   EXPECT_EQ(processes.size(), 3u);
+}
+
+// While a slot moves its keys are here or there. What an org does goes on as long as they are together,
+// also if there is nothing in most of them; on the other side it has another identity.
+TEST(RedisStoreTest, AnOrgGoesOnWhileItsSlotMoves) {
+  testing::RedisCluster cluster(3);
+  auto store = Connect(cluster.uri());
+  const int slot = redis::KeySlot(Key("org"));
+  const int from = cluster.Owner(slot);
+  const int to = (from + 1) % cluster.size();
+  int64_t number = 0;
+  const auto work = [&](int64_t epoch, int64_t now) {  // nothing is tried again
+    const int64_t before = FreeNanos(*store);
+    for (int i = 0; i < 30; ++i) {
+      const Uuid id = TestHoldId(++number, now);
+      TestReserve ask(id, {{1, "total", 10}});
+      ask.event.epoch = epoch;
+      ask.event.now_ms = now;
+      EXPECT_EQ(Do<ReserveEffect>(*store, *ask).outcome, Outcome::kDone);
+      EXPECT_EQ(Do<HoldEffect>(*store, Settle{epoch, now, id, 4}).outcome, Outcome::kDone);
+      EXPECT_EQ(Do<HoldEffect>(*store, Acknowledge{epoch, now, id, 4}).outcome, Outcome::kDone);
+    }
+    EXPECT_EQ(Do<TickEffect>(*store, Tick{epoch, now}).expired, 0);
+    EXPECT_EQ(FreeNanos(*store), before - 30 * 4);
+  };
+  Open(*store, 1);
+  Lease(*store, 1, 1, 10'000);
+  // All that was remembered is forgotten: every list is empty once more.
+  const int64_t later = kNoonMs + 86'400'000;
+  work(1, kNoonMs);
+  for (int i = 0; i < 20; ++i) Do<TickEffect>(*store, Tick{1, later + i});
+  cluster.BeginMove(slot, to);
+  work(1, later + 20);
+  EXPECT_EQ(cluster.MoveKeys(slot, from, to, 100), 9);
+  EXPECT_EQ(Do<TickEffect>(*store, Tick{1, later + 20}).outcome, Outcome::kEpochClosed);
+  EXPECT_EQ(FreeNanos(*store), 0);
+  Open(*store, 2);
+  Lease(*store, 2, 1, 10'000);
+  work(2, later + 20);
+  cluster.EndMove(slot, to);
+  work(2, later + 20);
 }
 
 TEST(RedisStoreTest, ViewsOfManyHoldsComeInPages) {

@@ -23,6 +23,9 @@
 --   7 expired  zset  hold id, score: its deadline
 --   8 returns  zset  <id, count> and per budget <amount, name>, score: the id
 --   9 meters   hash  account: <requests: level, updated; tokens: level, updated; slots>
+-- None of them is ever empty once the org has an epoch: 2-5, 7-9 have a member '' (score: +inf), 6 an
+-- element without ids. While a Cluster moves a slot it refuses scripts that name a key which is not
+-- there, as it cannot know where that belongs.
 -- ARGV: 1 the incarnation that must be met, or ''; 2 MessagePack: hold ids, fields of `org` (m, i, l,
 --   leases), accounts, numbers: options, when each hold id was made, events; 3.. new records of
 --   `holds`, one per Reserve. Events name holds, leases and accounts by their index.
@@ -338,8 +341,8 @@ if known then
       if not due_page[due_at] then
         due_page = redis.call('ZRANGE', DUE, due_taken, due_taken + (due_taken == 0 and 0 or 7), 'WITHSCORES')
         due_at = 1
-        if not due_page[1] then return nil end
       end
+      if (due_page[due_at] or '') == '' then return nil end
       return due_page[due_at], tonumber(due_page[due_at + 1])
     end
 
@@ -758,6 +761,9 @@ out[2] = now
 if epoch > 0 then
   if wiped then
     call('UNLINK', ORG, HOLDS, STATES, ENDS, DUE, FORGET, EXPIRED, RETURNS, METERS)
+    for _, key in ipairs({HOLDS, STATES, ENDS, METERS}) do call('HSET', key, '', '') end
+    for _, key in ipairs({DUE, EXPIRED, RETURNS}) do call('ZADD', key, '+inf', '') end
+    call('RPUSH', FORGET, pack('<d', 0))
   end
 
   -- Deletions come first: a script that starts with one is not refused for lack of memory.
@@ -817,6 +823,13 @@ if epoch > 0 then
       local found, found_n = split(page[j], 9)
       many('HDEL', ENDS, found, found_n)
       gone = j
+    end
+    if gone == #page and gone > 0 then
+      if #page[gone] == 8 then
+        gone = gone - 1
+      else
+        call('RPUSH', FORGET, pack('<d', 0))
+      end
     end
     if gone > 0 then call('LTRIM', FORGET, gone, -1) end
   end
