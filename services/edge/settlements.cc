@@ -18,6 +18,7 @@ using ledger::v1::PostResult;
 namespace {
 
 constexpr int kMaxBatch = 1024;
+constexpr int kBatchesInFlight = 4;
 
 int64_t OrgOf(const Entry& entry) {
   return entry.account_ids_size() > 0 ? entry.account_ids(0) : 0;
@@ -76,23 +77,25 @@ bool Settlements::Submit(EntryPtr submitted) {
 
 void Settlements::Requeue() {
   absl::MutexLock lock(&mutex_);
-  in_flight_ = false;
+  in_flight_ = 0;
   queue_.clear();
   for (const auto& [id, entry] : pending_) queue_.push_back(id);
   std::sort(queue_.begin(), queue_.end());
 }
 
-// One batch at a time: what comes while the ledger commits one goes into the next.
+// One batch at a time: what comes while the ledger commits one goes into the next. Of a backlog the
+// ledger has the next ones at hand when it has committed one.
 bool Settlements::Fill(PostRequest* request) {
   absl::MutexLock lock(&mutex_);
-  if (in_flight_) return false;
+  if (in_flight_ == kBatchesInFlight || (in_flight_ > 0 && queue_.size() < kMaxBatch)) return false;
   while (!queue_.empty() && request->entries_size() < kMaxBatch) {
     const auto it = pending_.find(queue_.front());
     queue_.pop_front();
     if (it != pending_.end()) *request->add_entries() = *it->second;
   }
-  in_flight_ = request->entries_size() > 0;
-  return in_flight_;
+  if (request->entries().empty()) return false;
+  ++in_flight_;
+  return true;
 }
 
 void Settlements::Received(const PostResponse& response) {
@@ -115,7 +118,7 @@ void Settlements::Received(const PostResponse& response) {
   journal_->AppendPosted(posted);
   absl::MutexLock lock(&mutex_);
   for (const std::string& raw : posted) pending_.erase(*UuidFromRaw(raw));
-  in_flight_ = false;
+  if (in_flight_ > 0) --in_flight_;
 }
 
 // False: the entry stays.

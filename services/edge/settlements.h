@@ -48,7 +48,8 @@ class Settlements {
 
   // A new stream to the ledger begins: everything without an answer is sent again.
   void Requeue();
-  // The next batch into an empty request. False: nothing waits, or a batch is without its answer.
+  // The next batch into an empty request. False: nothing waits, or a batch is without its answer; a
+  // backlog of full ones goes out several at a time.
   bool Fill(ledger::v1::PostRequest* request);
   // What the ledger has is acknowledged to the enforcer and forgotten by the journal; anything that
   // is not an answer stays.
@@ -71,7 +72,7 @@ class Settlements {
   mutable absl::Mutex mutex_;
   absl::flat_hash_map<Uuid, EntryPtr> pending_ ABSL_GUARDED_BY(mutex_);
   std::deque<Uuid> queue_ ABSL_GUARDED_BY(mutex_);  // of pending, to be sent on this stream
-  bool in_flight_ ABSL_GUARDED_BY(mutex_) = false;  // a batch without its answer
+  int in_flight_ ABSL_GUARDED_BY(mutex_) = 0;       // batches without their answer
 };
 
 }  // namespace tollhouse::edge
