@@ -10,6 +10,7 @@
 #include "libs/obs/log.h"
 #include "libs/rpc/permission.h"
 #include "libs/rpc/status.h"
+#include "libs/sql/for_caller.h"
 
 namespace tollhouse::audit {
 namespace {
@@ -78,11 +79,14 @@ grpc::Status AdminCalls::Answer(const grpc::ServerContextBase& context, const Me
   const bool recorded = log_ != nullptr && !(allowed && IsReadOnly(request));
   Call call(recorded ? log_ : nullptr, *caller,
             recorded ? EventOf(*caller, context, request) : common::v1::AuditEvent());
-  if (allowed) status = for_caller_(body(call));
+  if (allowed) status = sql::ForCaller(body(call), service_);
   const absl::Status finished = call.Finish(status);
   if (!finished.ok()) {
-    obs::Error("audit_event_not_written", {{"actor", caller->actor}, {"reason", ReasonOf(finished)}});
-    if (status.ok()) status = for_caller_(finished);  // nothing was changed, or the change's transaction had it
+    obs::Error("audit_event_not_written",
+               {{"actor", caller->actor}, {"reason", ReasonOf(finished)}});
+    if (status.ok())
+      status = sql::ForCaller(finished,
+                              service_);  // nothing was changed, or the change's transaction had it
   }
   return rpc::ToGrpc(status);
 }

@@ -55,7 +55,8 @@ std::string ToText(const Message& message) {
   google::protobuf::util::JsonPrintOptions options;
   options.preserve_proto_field_names = true;
   std::string text;
-  if (!google::protobuf::util::MessageToJsonString(*copy, &text, options).ok()) return "(unreadable)";
+  if (!google::protobuf::util::MessageToJsonString(*copy, &text, options).ok())
+    return "(unreadable)";
   return text;
 }
 

@@ -41,7 +41,8 @@ class Call {
   // fail if this does.
   absl::Status Append(sql::Connection& connection);
   // Appends what became of the call, unless Append has said so in a transaction that went through:
-  // `status` is the call's, OK only if what was begun was committed. For who made it; call once, last.
+  // `status` is the call's, OK only if what was begun was committed. For who made it; call once,
+  // last.
   absl::Status Finish(const absl::Status& status);
 
  private:

@@ -121,7 +121,8 @@ CREATE TRIGGER audit_event_is_kept BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_
 )sql";
 
 constexpr std::string_view kSelectEvents =
-    "SELECT chain, sequence, at, actor, role, subtree, peer, method, resource, account, result, message, "
+    "SELECT chain, sequence, at, actor, role, subtree, peer, method, resource, account, result, "
+    "message, "
     "request, state_before, state_after, hash FROM audit_event ";
 constexpr int kHashColumn = 15;
 
@@ -184,14 +185,19 @@ std::string HashOfEvent(std::string_view previous, const AuditEvent& event) {
 size_t CharacterAt(std::string_view text) {
   const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
   const unsigned char first = byte(0);
-  const size_t size = first < 0x80 ? 1 : first >= 0xc2 && first < 0xe0 ? 2 : first >= 0xe0 && first < 0xf0 ? 3
-                      : first >= 0xf0 && first < 0xf5 ? 4 : 0;
+  const size_t size = first < 0x80                    ? 1
+                      : first >= 0xc2 && first < 0xe0 ? 2
+                      : first >= 0xe0 && first < 0xf0 ? 3
+                      : first >= 0xf0 && first < 0xf5 ? 4
+                                                      : 0;
   if (size == 0 || size > text.size()) return 0;
   for (size_t i = 1; i < size; ++i) {
     if ((byte(i) & 0xc0) != 0x80) return 0;
   }
-  if (size == 3 && ((first == 0xe0 && byte(1) < 0xa0) || (first == 0xed && byte(1) >= 0xa0))) return 0;
-  if (size == 4 && ((first == 0xf0 && byte(1) < 0x90) || (first == 0xf4 && byte(1) >= 0x90))) return 0;
+  if (size == 3 && ((first == 0xe0 && byte(1) < 0xa0) || (first == 0xed && byte(1) >= 0xa0)))
+    return 0;
+  if (size == 4 && ((first == 0xf0 && byte(1) < 0x90) || (first == 0xf4 && byte(1) >= 0x90)))
+    return 0;
   return size;
 }
 
@@ -204,7 +210,8 @@ void Clean(std::string* text, size_t max) {
       absl::StrAppend(&clean, "... (", text->size(), " bytes)");
       break;
     }
-    const bool control = size == 1 && (static_cast<unsigned char>(rest[0]) < 0x20 || rest[0] == 0x7f);
+    const bool control =
+        size == 1 && (static_cast<unsigned char>(rest[0]) < 0x20 || rest[0] == 0x7f);
     if (size == 0 || control) {
       clean += '?';
     } else {
@@ -244,18 +251,19 @@ struct Head {
 // Moves the chain on by one event, and locks it. Nothing if it has not been opened.
 absl::StatusOr<std::optional<Head>> Advance(sql::Connection& c, std::string_view writer,
                                             std::string_view part) {
-  TH_ASSIGN_OR_RETURN(sql::Rows rows,
-                      c.Query("UPDATE audit_chain SET sequence = sequence + 1 WHERE writer = ?1 AND "
-                              "part = ?2 RETURNING chain, sequence, hash",
-                              writer, part));
+  TH_ASSIGN_OR_RETURN(
+      sql::Rows rows,
+      c.Query("UPDATE audit_chain SET sequence = sequence + 1 WHERE writer = ?1 AND "
+              "part = ?2 RETURNING chain, sequence, hash",
+              writer, part));
   std::optional<Head> head;
   while (rows.Next()) head = Head{rows.Int(0), rows.Int(1), rows.Text(2)};
   TH_RETURN_IF_ERROR(rows.status());
   return head;
 }
 
-absl::StatusOr<Head> OpenChain(sql::Connection& c, std::string_view service, std::string_view writer,
-                               std::string_view part, int64_t now) {
+absl::StatusOr<Head> OpenChain(sql::Connection& c, std::string_view service,
+                               std::string_view writer, std::string_view part, int64_t now) {
   Head head;
   std::string previous;
   {
@@ -273,10 +281,11 @@ absl::StatusOr<Head> OpenChain(sql::Connection& c, std::string_view service, std
   head.hash = HashOfOpening(service, previous, head.chain, writer, part, now);
   TH_RETURN_IF_ERROR(
       c.Execute("UPDATE audit_root SET opening = ?1 WHERE id = 1", sql::Blob{head.hash}).status());
-  TH_RETURN_IF_ERROR(c.Execute("INSERT INTO audit_chain (chain, writer, part, opened_at, opening, sequence, "
-                               "hash) VALUES (?1, ?2, ?3, ?4, ?5, 1, ?5)",
-                               head.chain, writer, part, now, sql::Blob{head.hash})
-                         .status());
+  TH_RETURN_IF_ERROR(
+      c.Execute("INSERT INTO audit_chain (chain, writer, part, opened_at, opening, sequence, "
+                "hash) VALUES (?1, ?2, ?3, ?4, ?5, 1, ?5)",
+                head.chain, writer, part, now, sql::Blob{head.hash})
+          .status());
   return head;
 }
 
@@ -293,7 +302,8 @@ std::string WriterName() {
 class Verifier {
  public:
   Verifier(std::string_view service, sql::Connection& c,
-           const google::protobuf::RepeatedPtrField<AuditHead>& expected, common::v1::AuditReport* report)
+           const google::protobuf::RepeatedPtrField<AuditHead>& expected,
+           common::v1::AuditReport* report)
       : service_(service), c_(c), report_(report) {
     for (const AuditHead& head : expected) {
       if (head.service() == service_) expected_[{head.chain(), head.sequence()}] = &head;
@@ -335,9 +345,10 @@ class Verifier {
   }
 
   absl::Status ReadChains(int64_t count, const std::string& last_opening) {
-    TH_ASSIGN_OR_RETURN(sql::Rows rows,
-                        c_.Query("SELECT chain, writer, part, opened_at, opening, sequence, hash FROM "
-                                 "audit_chain ORDER BY chain"));
+    TH_ASSIGN_OR_RETURN(
+        sql::Rows rows,
+        c_.Query("SELECT chain, writer, part, opened_at, opening, sequence, hash FROM "
+                 "audit_chain ORDER BY chain"));
     int64_t next = 1;
     std::string previous;
     bool known = true;  // whether `previous` is the opening before
@@ -393,7 +404,8 @@ class Verifier {
         Problem(NameOf(event), " was added: the chain ends at ", chain.head.sequence());
         continue;
       }
-      if (known && HashOfEvent(previous, event) != hash) Problem(NameOf(event), " was changed or put there");
+      if (known && HashOfEvent(previous, event) != hash)
+        Problem(NameOf(event), " was changed or put there");
       // Each row is judged by what stands before it, so that one bad row is one problem.
       previous = std::string(hash);
       known = true;
@@ -422,15 +434,17 @@ class Verifier {
   }
 
   static std::string NameOf(const AuditEvent& event) {
-    return absl::StrCat("event ", event.sequence(), " of chain ", event.chain(), " (",
-                        absl::FormatTime(absl::FromUnixMicros(ToMicros(event.at())), absl::UTCTimeZone()),
-                        ", ", event.actor(), ", ", event.method(), " ", event.resource(), ")");
+    return absl::StrCat(
+        "event ", event.sequence(), " of chain ", event.chain(), " (",
+        absl::FormatTime(absl::FromUnixMicros(ToMicros(event.at())), absl::UTCTimeZone()), ", ",
+        event.actor(), ", ", event.method(), " ", event.resource(), ")");
   }
 
   const std::string_view service_;
   sql::Connection& c_;
   common::v1::AuditReport* const report_;
-  std::map<std::pair<int64_t, int64_t>, const AuditHead*> expected_;  // by chain and sequence, not found yet
+  std::map<std::pair<int64_t, int64_t>, const AuditHead*>
+      expected_;  // by chain and sequence, not found yet
   std::vector<Chain> chains_;
 };
 
@@ -447,9 +461,9 @@ absl::Status Log::Append(sql::Connection& c, AuditEvent* event) {
   const absl::Time now = clock_->Wall();
   const std::string part = absl::FormatTime("%Y-%m", now, absl::UTCTimeZone());
   for (std::string* const text :
-       {event->mutable_actor(), event->mutable_role(), event->mutable_subtree(), event->mutable_peer(),
-        event->mutable_method(), event->mutable_resource(), event->mutable_account(),
-        event->mutable_result(), event->mutable_message()}) {
+       {event->mutable_actor(), event->mutable_role(), event->mutable_subtree(),
+        event->mutable_peer(), event->mutable_method(), event->mutable_resource(),
+        event->mutable_account(), event->mutable_result(), event->mutable_message()}) {
     Clean(text, kNameMax);
   }
   for (std::string* const text :
@@ -465,32 +479,37 @@ absl::Status Log::Append(sql::Connection& c, AuditEvent* event) {
   event->set_sequence(head->sequence);
   SetMicros(absl::ToUnixMicros(now), event->mutable_at());
   const std::string hash = HashOfEvent(head->hash, *event);
-  TH_RETURN_IF_ERROR(
-      c.Execute("INSERT INTO audit_event (chain, sequence, at, actor, role, subtree, peer, method, resource, "
-                "account, result, message, request, state_before, state_after, hash) VALUES (?1, ?2, ?3, "
-                "?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
-                event->chain(), event->sequence(), ToMicros(event->at()), event->actor(), event->role(),
-                event->subtree(), event->peer(), event->method(), event->resource(), event->account(),
-                event->result(), event->message(), event->request(), event->before(), event->after(),
-                sql::Blob{hash})
-          .status());
-  return c.Execute("UPDATE audit_chain SET hash = ?2 WHERE chain = ?1", event->chain(), sql::Blob{hash})
+  TH_RETURN_IF_ERROR(c.Execute("INSERT INTO audit_event (chain, sequence, at, actor, role, "
+                               "subtree, peer, method, resource, "
+                               "account, result, message, request, state_before, state_after, "
+                               "hash) VALUES (?1, ?2, ?3, "
+                               "?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+                               event->chain(), event->sequence(), ToMicros(event->at()),
+                               event->actor(), event->role(), event->subtree(), event->peer(),
+                               event->method(), event->resource(), event->account(),
+                               event->result(), event->message(), event->request(), event->before(),
+                               event->after(), sql::Blob{hash})
+                         .status());
+  return c
+      .Execute("UPDATE audit_chain SET hash = ?2 WHERE chain = ?1", event->chain(), sql::Blob{hash})
       .status();
 }
 
 absl::Status Log::Append(AuditEvent* event) {
+  absl::MutexLock lock(&append_mutex_);
   return database_->Write([&](sql::Connection& c) { return Append(c, event); });
 }
 
 absl::StatusOr<common::v1::AuditPage> Log::List(const common::v1::AuditQuery& query,
                                                 std::string_view subtree) {
-  const int64_t size = query.page_size() <= 0 ? kPageDefault : std::min<int64_t>(query.page_size(), kPageMax);
+  const int64_t size =
+      query.page_size() <= 0 ? kPageDefault : std::min<int64_t>(query.page_size(), kPageMax);
   constexpr int64_t kForever = std::numeric_limits<int64_t>::max();
   int64_t at = kForever, chain = kForever, sequence = kForever;
   if (!query.page_token().empty()) {
     const std::vector<std::string> parts = absl::StrSplit(query.page_token(), '.');
-    if (parts.size() != 3 || !absl::SimpleAtoi(parts[0], &at) || !absl::SimpleAtoi(parts[1], &chain) ||
-        !absl::SimpleAtoi(parts[2], &sequence)) {
+    if (parts.size() != 3 || !absl::SimpleAtoi(parts[0], &at) ||
+        !absl::SimpleAtoi(parts[1], &chain) || !absl::SimpleAtoi(parts[2], &sequence)) {
       return MakeError(absl::StatusCode::kInvalidArgument, "BAD_ARGUMENT", "this is no page token");
     }
   }
@@ -498,18 +517,17 @@ absl::StatusOr<common::v1::AuditPage> Log::List(const common::v1::AuditQuery& qu
   TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& c) -> absl::Status {
     TH_ASSIGN_OR_RETURN(
         sql::Rows rows,
-        c.Query(absl::StrCat(
-                    Absl(kSelectEvents),
-                    "WHERE at >= ?1 AND at < ?2 AND (at, chain, sequence) < (?3, ?4, ?5) "
-                    "AND (CAST(?6 AS TEXT) = '' OR actor = ?6) "
-                    "AND (CAST(?7 AS TEXT) = '' OR resource = ?7 OR "
-                    "substr(resource, 1, length(?7) + 1) IN (?7 || '/', ?7 || '#')) "
-                    "AND (CAST(?8 AS TEXT) = '' OR account = ?8 OR "
-                    "substr(account, 1, length(?8) + 1) = ?8 || '/') "
-                    "ORDER BY at DESC, chain DESC, sequence DESC LIMIT ?9"),
+        c.Query(absl::StrCat(Absl(kSelectEvents),
+                             "WHERE at >= ?1 AND at < ?2 AND (at, chain, sequence) < (?3, ?4, ?5) "
+                             "AND (CAST(?6 AS TEXT) = '' OR actor = ?6) "
+                             "AND (CAST(?7 AS TEXT) = '' OR resource = ?7 OR "
+                             "substr(resource, 1, length(?7) + 1) IN (?7 || '/', ?7 || '#')) "
+                             "AND (CAST(?8 AS TEXT) = '' OR account = ?8 OR "
+                             "substr(account, 1, length(?8) + 1) = ?8 || '/') "
+                             "ORDER BY at DESC, chain DESC, sequence DESC LIMIT ?9"),
                 query.has_since() ? ToMicros(query.since()) : 0,
-                query.has_until() ? ToMicros(query.until()) : kForever, at, chain, sequence, query.actor(),
-                query.resource(), subtree, size));
+                query.has_until() ? ToMicros(query.until()) : kForever, at, chain, sequence,
+                query.actor(), query.resource(), subtree, size));
     while (rows.Next()) {
       AuditEvent& event = *page.add_events() = EventFrom(rows);
       event.set_service(service_);
@@ -518,12 +536,14 @@ absl::StatusOr<common::v1::AuditPage> Log::List(const common::v1::AuditQuery& qu
   }));
   if (page.events_size() == size) {
     const AuditEvent& last = page.events(page.events_size() - 1);
-    page.set_next_page_token(absl::StrCat(ToMicros(last.at()), ".", last.chain(), ".", last.sequence()));
+    page.set_next_page_token(
+        absl::StrCat(ToMicros(last.at()), ".", last.chain(), ".", last.sequence()));
   }
   return page;
 }
 
-absl::StatusOr<common::v1::AuditReport> Log::Verify(const google::protobuf::RepeatedPtrField<AuditHead>& expected) {
+absl::StatusOr<common::v1::AuditReport> Log::Verify(
+    const google::protobuf::RepeatedPtrField<AuditHead>& expected) {
   common::v1::AuditReport report;
   TH_RETURN_IF_ERROR(database_->Read(
       [&](sql::Connection& c) { return Verifier(service_, c, expected, &report).Run(); }));

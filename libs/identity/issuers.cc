@@ -34,7 +34,46 @@ std::string_view ClaimOf(std::string_view segment) {
   return segment.substr(1, segment.size() - 2);
 }
 
-absl::Status CheckIssuer(const Issuer& issuer) {
+constexpr std::string_view kRoles[] = {"viewer", "finance", "admin", "owner"};  // each may more
+
+// 0 for no role.
+size_t RankOf(std::string_view role) {
+  const auto* const found = std::find(std::begin(kRoles), std::end(kRoles), role);
+  return found == std::end(kRoles) ? 0 : static_cast<size_t>(found - std::begin(kRoles)) + 1;
+}
+
+absl::Status CheckPath(const std::string& prefix, std::string_view key, const std::string& path) {
+  const std::vector<std::string> segments = absl::StrSplit(path, '/');
+  for (const std::string& segment : segments) {
+    if (!IsAccountName(segment) && ClaimOf(segment).empty()) {
+      return BadIssuers(absl::StrCat(prefix, "`", Absl(key), "` must be a path such as acme/{team}/{email}; \"",
+                                     segment, "\" is neither a name nor a {claim}"));
+    }
+  }
+  if (!ClaimOf(segments.front()).empty()) {
+    return BadIssuers(
+        absl::StrCat(prefix, "`", Absl(key), "` must begin with the name of an org, not with a claim"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckAdministration(const std::string& prefix, const Issuer& issuer) {
+  if (!issuer.account.empty()) {
+    return BadIssuers(prefix + "`account` is for tokens that call models; `subtree` bounds who administers");
+  }
+  if (issuer.actor.empty()) return BadIssuers(prefix + "`actor` is needed, the claim that names the person");
+  if (issuer.role_claim.empty() || issuer.roles.empty()) {
+    return BadIssuers(prefix + "`role_claim` and `roles` are needed");
+  }
+  for (const auto& [value, role] : issuer.roles) {
+    if (RankOf(role) == 0) {
+      return BadIssuers(absl::StrCat(prefix, "the role of ", value, " must be viewer, finance, admin or owner"));
+    }
+  }
+  return issuer.subtree.empty() ? absl::OkStatus() : CheckPath(prefix, "subtree", issuer.subtree);
+}
+
+absl::Status CheckIssuer(const Issuer& issuer, IssuerUse use) {
   if (issuer.issuer.empty()) return BadIssuers("an issuer needs `issuer`, the iss claim of its tokens");
   const std::string prefix = absl::StrCat("issuer ", issuer.issuer, ": ");
   if (issuer.audience.empty()) return BadIssuers(prefix + "`audience` is needed");
@@ -47,24 +86,24 @@ absl::Status CheckIssuer(const Issuer& issuer) {
   if (issuer.clock_skew < absl::ZeroDuration() || issuer.clock_skew > absl::Minutes(10)) {
     return BadIssuers(prefix + "`clock_skew` must be between 0s and 10m");
   }
-  const std::vector<std::string> segments = absl::StrSplit(issuer.account, '/');
-  for (const std::string& segment : segments) {
-    if (!IsAccountName(segment) && ClaimOf(segment).empty()) {
-      return BadIssuers(absl::StrCat(prefix, "`account` must be a path such as acme/{team}/{email}; \"",
-                                     segment, "\" is neither a name nor a {claim}"));
-    }
+  if (use == IssuerUse::kAdministration) return CheckAdministration(prefix, issuer);
+  if (!issuer.actor.empty() || !issuer.role_claim.empty() || !issuer.roles.empty() || !issuer.subtree.empty()) {
+    return BadIssuers(prefix + "`actor`, `role_claim`, `roles` and `subtree` are for tokens that administer");
   }
-  if (!ClaimOf(segments.front()).empty()) {
-    return BadIssuers(prefix + "`account` must begin with the name of an org, not with a claim");
-  }
-  return absl::OkStatus();
+  return CheckPath(prefix, "account", issuer.account);
 }
 
-absl::StatusOr<Issuer> ParseIssuer(const YAML::Node& node) {
+absl::StatusOr<Issuer> ParseIssuer(const YAML::Node& node, IssuerUse use) {
   if (!node.IsMap()) return BadIssuers("each issuer must be a map");
   Issuer issuer;
   for (const auto& item : node) {
     const std::string key = item.first.as<std::string>();
+    if (key == "roles" && item.second.IsMap()) {
+      for (const auto& role : item.second) {
+        issuer.roles[role.first.as<std::string>()] = role.second.as<std::string>();
+      }
+      continue;
+    }
     if (!item.second.IsScalar()) return BadIssuers(absl::StrCat("`", key, "` must be a text"));
     const std::string value = item.second.as<std::string>();
     if (key == "issuer") {
@@ -77,6 +116,12 @@ absl::StatusOr<Issuer> ParseIssuer(const YAML::Node& node) {
       issuer.key_set_url = value;
     } else if (key == "account") {
       issuer.account = value;
+    } else if (key == "actor") {
+      issuer.actor = value;
+    } else if (key == "role_claim") {
+      issuer.role_claim = value;
+    } else if (key == "subtree") {
+      issuer.subtree = value;
     } else if (key == "allow_private") {
       if (value != "true" && value != "false") return BadIssuers("`allow_private` must be true or false");
       issuer.allow_private = value == "true";
@@ -88,13 +133,15 @@ absl::StatusOr<Issuer> ParseIssuer(const YAML::Node& node) {
       return BadIssuers(absl::StrCat("unknown key `", key, "` of an issuer"));
     }
   }
-  TH_RETURN_IF_ERROR(CheckIssuer(issuer));
+  TH_RETURN_IF_ERROR(CheckIssuer(issuer, use));
   return issuer;
 }
 
-absl::StatusOr<std::string> AccountOf(const Issuer& issuer, const Token& token) {
+// A template with the token's claims in it; "" of none.
+absl::StatusOr<std::string> PathOf(const std::string& path_template, const Token& token) {
   std::string path;
-  for (absl::string_view segment : absl::StrSplit(issuer.account, '/')) {
+  if (path_template.empty()) return path;
+  for (absl::string_view segment : absl::StrSplit(path_template, '/')) {
     std::string_view name = Std(segment);
     if (const std::string_view claim = ClaimOf(name); !claim.empty()) {
       const auto it = token.text_claims.find(std::string(claim));
@@ -107,6 +154,25 @@ absl::StatusOr<std::string> AccountOf(const Issuer& issuer, const Token& token) 
     absl::StrAppend(&path, path.empty() ? "" : "/", Absl(name));
   }
   return path;
+}
+
+// The highest role that the token's claim stands for.
+absl::StatusOr<std::string> HighestRole(const Issuer& issuer, const Token& token) {
+  std::vector<std::string> values;
+  if (const auto text = token.text_claims.find(issuer.role_claim); text != token.text_claims.end()) {
+    values.push_back(text->second);
+  }
+  if (const auto list = token.list_claims.find(issuer.role_claim); list != token.list_claims.end()) {
+    values.insert(values.end(), list->second.begin(), list->second.end());
+  }
+  std::string highest;
+  for (const std::string& value : values) {
+    const auto role = issuer.roles.find(value);
+    if (role != issuer.roles.end() && RankOf(role->second) > RankOf(highest)) highest = role->second;
+  }
+  if (!highest.empty()) return highest;
+  return MakeError(absl::StatusCode::kPermissionDenied, "NO_ROLE",
+                   absl::StrCat("nothing in the token's claim ", issuer.role_claim, " stands for a role here"));
 }
 
 absl::StatusOr<std::string> ReadFile(const std::string& path) {
@@ -130,14 +196,14 @@ absl::StatusOr<std::string> Fetch(const Issuer& issuer) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<Issuer>> ParseIssuers(std::string_view yaml) {
+absl::StatusOr<std::vector<Issuer>> ParseIssuers(std::string_view yaml, IssuerUse use) {
   std::vector<Issuer> issuers;
   std::set<std::string> names;
   try {
     const YAML::Node root = YAML::Load(std::string(yaml));
     if (!root.IsSequence()) return BadIssuers("a list of issuers is needed");
     for (const YAML::Node& node : root) {
-      TH_ASSIGN_OR_RETURN(Issuer issuer, ParseIssuer(node));
+      TH_ASSIGN_OR_RETURN(Issuer issuer, ParseIssuer(node, use));
       if (!names.insert(issuer.issuer).second) {
         return BadIssuers(absl::StrCat("issuer ", issuer.issuer, " stands there twice"));
       }
@@ -273,7 +339,16 @@ absl::StatusOr<Identity> Issuers::Verify(std::string_view text) {
     return Refused("WRONG_AUDIENCE", "the token was made for another service");
   }
   Identity identity;
-  TH_ASSIGN_OR_RETURN(identity.account, AccountOf(state.issuer, token));
+  TH_ASSIGN_OR_RETURN(identity.account, PathOf(state.issuer.account, token));
+  if (!state.issuer.role_claim.empty()) {
+    const auto actor = token.text_claims.find(state.issuer.actor);
+    if (actor == token.text_claims.end() || !IsAccountName(actor->second)) {
+      return Refused("MISSING_CLAIM", absl::StrCat("the token's claim ", state.issuer.actor, " names nobody"));
+    }
+    identity.actor = actor->second;
+    TH_ASSIGN_OR_RETURN(identity.role, HighestRole(state.issuer, token));
+    TH_ASSIGN_OR_RETURN(identity.subtree, PathOf(state.issuer.subtree, token));
+  }
   identity.expires_at = *token.expires_at + state.issuer.clock_skew;
   return identity;
 }

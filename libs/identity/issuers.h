@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -27,15 +28,26 @@ struct Issuer {
   // Account path, with {claim} in place of a whole segment: "acme/{team}/{email}".
   std::string account;
   absl::Duration clock_skew = absl::Minutes(1);
+
+  // Of one whose tokens administer, in place of the account:
+  std::string actor;       // claim that names the person, "email"
+  std::string role_claim;  // claim with a text or a list of texts, "groups"
+  std::map<std::string, std::string> roles;  // what is in there -> "viewer", "finance", "admin", "owner"
+  std::string subtree;     // account path with {claim}s, which bounds what he may touch; "": everything
 };
 
+// What an issuer's tokens are for: calling models, or the admin APIs.
+enum class IssuerUse { kCalls, kAdministration };
+
 // A YAML list of issuers, keys as the members above (`clock_skew` as "60s"). INVALID_ARGUMENT
-// (BAD_ISSUERS) naming what is wrong: unknown keys, no or two key sets, plain http, bad templates.
-absl::StatusOr<std::vector<Issuer>> ParseIssuers(std::string_view yaml);
+// (BAD_ISSUERS) naming what is wrong: unknown keys, no or two key sets, plain http, bad templates,
+// unknown roles, what the other use needs.
+absl::StatusOr<std::vector<Issuer>> ParseIssuers(std::string_view yaml, IssuerUse use);
 
 // What a valid token says.
 struct Identity {
-  std::string account;  // path
+  std::string account;  // path; "" of one who administers
+  std::string actor, role, subtree;  // of one who administers
   absl::Time expires_at;
 };
 
@@ -68,6 +80,7 @@ class Issuers {
 
   // UNAUTHENTICATED: BAD_TOKEN, UNKNOWN_ISSUER, UNKNOWN_SIGNER, BAD_SIGNATURE, TOKEN_EXPIRED,
   // TOKEN_NOT_YET_VALID, WRONG_AUDIENCE, MISSING_CLAIM (also for one that is no valid account name).
+  // PERMISSION_DENIED (NO_ROLE): none of the roles of one who would administer is known.
   // UNAVAILABLE (NO_KEY_SET) while the issuer's keys could not be read.
   absl::StatusOr<Identity> Verify(std::string_view token);
 

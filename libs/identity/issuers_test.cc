@@ -181,11 +181,11 @@ TEST_F(IssuersTest, AnUnknownSignerMakesAKeySetBeFetchedButNotOften) {
 TEST(ParseIssuersTest, TakesWhatIsRightAndNamesWhatIsNot) {
   const std::string good =
       "- {issuer: a, audience: b, key_set_url: 'https://x/keys', account: 'acme/{team}/{email}', clock_skew: 30s}\n";
-  const auto parsed = ParseIssuers(good);
+  const auto parsed = ParseIssuers(good, IssuerUse::kCalls);
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(parsed->front().clock_skew, absl::Seconds(30));
   const auto message = [](const std::string& yaml) {
-    return std::string(ParseIssuers(yaml).status().message());
+    return std::string(ParseIssuers(yaml, IssuerUse::kCalls).status().message());
   };
   EXPECT_NE(message(good + good).find("twice"), std::string::npos);
   EXPECT_NE(message("{}").find("list"), std::string::npos);

@@ -64,6 +64,15 @@ absl::Status ReadAudiences(const simdjson::dom::object& claims, Token* token) {
 absl::Status ReadClaims(const simdjson::dom::object& claims, Token* token) {
   for (const auto [name, value] : claims) {
     std::string_view text;
+    simdjson::dom::array list;
+    if (value.get_array().get(list) == simdjson::SUCCESS) {
+      const auto [items, fresh] = token->list_claims.try_emplace(std::string(name));
+      if (!fresh) return BadToken("the token repeats a claim");
+      for (const simdjson::dom::element element : list) {
+        if (element.get_string().get(text) == simdjson::SUCCESS) items->second.emplace_back(text);
+      }
+      continue;
+    }
     if (value.get_string().get(text) != simdjson::SUCCESS) continue;
     if (!token->text_claims.emplace(name, text).second) return BadToken("the token repeats a claim");
   }

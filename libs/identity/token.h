@@ -27,6 +27,7 @@ struct Token {
   std::vector<std::string> audiences;
   std::optional<absl::Time> expires_at, not_before;
   std::map<std::string, std::string> text_claims;  // every claim of the top level that is a text
+  std::map<std::string, std::vector<std::string>> list_claims;  // and every one that is a list of texts
 };
 
 // Whether a credential looks like one: three parts, the first of them JSON in base64url.

@@ -29,6 +29,7 @@ constexpr Row kRows[] = {
     {kLedger, "Watch", "edge"},
     {kLedger, "ResolveAccount", "edge"},
     {kLedger, "ResolveAccount", "vault"},
+    {kLedger, "ResolveAccount", "enforcer"},
     {kLedger, "ResolveAccounts", "edge"},
     {kLedger, "ResolveAccounts", "vault"},
     {kLedger, "GetBudgets", "edge"},

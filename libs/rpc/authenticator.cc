@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
 
 #include "absl/strings/ascii.h"
@@ -65,10 +66,13 @@ absl::StatusOr<std::unique_ptr<Authenticator>> Authenticator::FromFile(const std
   return std::make_unique<Authenticator>(token);
 }
 
-void Authenticator::SetTokens(const std::vector<AdminToken>& tokens) {
+void Authenticator::SetTokens(const KnownTokens& known) {
   absl::flat_hash_map<std::string, AdminToken> fresh;
-  for (const AdminToken& token : tokens) fresh[token.hash] = token;
+  for (const AdminToken& token : known.tokens) fresh[token.hash] = token;
+  const bool revoked = std::find(known.revoked_hashes.begin(), known.revoked_hashes.end(), root_hash_) !=
+                       known.revoked_hashes.end();
   absl::MutexLock lock(&mutex_);
+  root_revoked_ = revoked;
   tokens_ = std::move(fresh);
   forgotten_ = false;
 }
@@ -87,8 +91,12 @@ absl::StatusOr<Caller> Authenticator::Identify(const grpc::ServerContextBase& co
     const std::string_view value(it->second.data(), it->second.size());
     if (value.substr(0, kBearer.size()) != kBearer) continue;
     given = true;
-    const std::string hash = HashOfToken(value.substr(kBearer.size()));
+    const std::string_view credential = value.substr(kBearer.size());
+    if (verifier_.is_mine != nullptr && verifier_.is_mine(credential)) return verifier_.verify(credential);
+    const std::string hash = HashOfToken(credential);
     if (crypto::ConstantTimeEqual(hash, root_hash_)) {
+      absl::MutexLock lock(&mutex_);
+      if (root_revoked_) return BadToken("the first token was revoked");
       Caller root;
       root.actor = "root";
       root.role = common::v1::ROLE_OWNER;

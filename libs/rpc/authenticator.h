@@ -3,6 +3,7 @@
 
 #include <grpcpp/server_context.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -33,6 +34,12 @@ struct AdminToken {
   absl::Time expires_at = absl::InfiniteFuture();
 };
 
+// All that the vault knows of tokens.
+struct KnownTokens {
+  std::vector<AdminToken> tokens;
+  std::vector<std::string> revoked_hashes;  // of first tokens that count no more
+};
+
 // What is stored in place of a token's text; tokens have 256 random bits, so one hash is enough.
 std::string HashOfToken(std::string_view token);
 // A fresh token text, "toll-admin-" and 64 hexadecimal digits.
@@ -48,14 +55,25 @@ class Authenticator {
   static absl::StatusOr<std::unique_ptr<Authenticator>> FromFile(const std::string& path,
                                                                  bool create_if_absent);
 
-  // Replaces the tokens besides the first one.
-  void SetTokens(const std::vector<AdminToken>& tokens);
-  // Nobody knows which they are any more.
+  // Replaces the tokens besides the first one, and says whether that one still counts.
+  void SetTokens(const KnownTokens& known);
+  // Nobody knows which they are any more. A first token that was revoked stays so.
   void ForgetTokens();
 
   // UNAUTHENTICATED (BAD_TOKEN) unless the call carries a token that is known and not expired;
   // UNAVAILABLE (TOKENS_UNKNOWN) for any but the first one after ForgetTokens.
   absl::StatusOr<Caller> Identify(const grpc::ServerContextBase& context) const;
+
+  // Who is behind a bearer credential that is no token of Tollhouse's, like those of an identity
+  // provider. Set once, before the first call.
+  struct Verifier {
+    std::function<bool(std::string_view credential)> is_mine;
+    std::function<absl::StatusOr<Caller>(std::string_view credential)> verify;
+  };
+  void SetVerifier(Verifier verifier) { verifier_ = std::move(verifier); }
+
+  // Of the first token.
+  const std::string& first_hash() const { return root_hash_; }
 
  private:
   const Clock* const clock_;
@@ -63,6 +81,8 @@ class Authenticator {
   mutable absl::Mutex mutex_;
   absl::flat_hash_map<std::string, AdminToken> tokens_ ABSL_GUARDED_BY(mutex_);
   bool forgotten_ ABSL_GUARDED_BY(mutex_) = false;
+  bool root_revoked_ ABSL_GUARDED_BY(mutex_) = false;
+  Verifier verifier_;
 };
 
 }  // namespace tollhouse::rpc

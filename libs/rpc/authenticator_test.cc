@@ -55,13 +55,13 @@ TEST(AuthenticatorTest, KnowsTokensOfOthersUntilTheyExpireOrGo) {
   lead.caller.role = common::v1::ROLE_ADMIN;
   lead.caller.subtree = "acme/payments";
   lead.expires_at = clock.Wall() + absl::Hours(1);
-  authenticator.SetTokens({lead});
+  authenticator.SetTokens({.tokens = {lead}});
   EXPECT_TRUE(CheckWith(authenticator, "Bearer toll-admin-lead").ok());
   EXPECT_TRUE(CheckWith(authenticator, "Bearer correct-horse-battery").ok());
   clock.Advance(absl::Hours(1));
   EXPECT_EQ(ReasonOf(CheckWith(authenticator, "Bearer toll-admin-lead")), "BAD_TOKEN");
   lead.expires_at = absl::InfiniteFuture();
-  authenticator.SetTokens({lead});
+  authenticator.SetTokens({.tokens = {lead}});
   EXPECT_TRUE(CheckWith(authenticator, "Bearer toll-admin-lead").ok());
   authenticator.SetTokens({});
   EXPECT_EQ(ReasonOf(CheckWith(authenticator, "Bearer toll-admin-lead")), "BAD_TOKEN");
@@ -73,7 +73,7 @@ TEST(TokenSourceTest, FollowsItsSourceAndForgetsWhenThatIsAwayTooLong) {
   AdminToken lead;
   lead.hash = HashOfToken("toll-admin-lead");
   lead.caller.role = common::v1::ROLE_VIEWER;
-  absl::StatusOr<std::vector<AdminToken>> stored = std::vector<AdminToken>{lead};
+  absl::StatusOr<KnownTokens> stored = KnownTokens{.tokens = {lead}};
   TokenSource source([&] { return stored; }, &authenticator, {.clock = &clock});
   const auto check = [&] { return ReasonOf(CheckWith(authenticator, "Bearer toll-admin-lead")); };
   source.Refresh();
@@ -86,9 +86,28 @@ TEST(TokenSourceTest, FollowsItsSourceAndForgetsWhenThatIsAwayTooLong) {
   source.Refresh();
   EXPECT_EQ(check(), "TOKENS_UNKNOWN");
   EXPECT_TRUE(CheckWith(authenticator, "Bearer correct-horse-battery").ok());
-  stored = std::vector<AdminToken>{};
+  stored = KnownTokens();
   source.Refresh();
   EXPECT_EQ(check(), "BAD_TOKEN");
+}
+
+TEST(TokenSourceTest, AFirstTokenThatWasRevokedStaysSoWhileTheVaultIsAway) {
+  testing::FakeClock clock;
+  Authenticator authenticator("correct-horse-battery", &clock);
+  absl::StatusOr<KnownTokens> stored =
+      KnownTokens{.revoked_hashes = {HashOfToken("another"), authenticator.first_hash()}};
+  TokenSource source([&] { return stored; }, &authenticator, {.clock = &clock});
+  const auto check = [&] { return ReasonOf(CheckWith(authenticator, "Bearer correct-horse-battery")); };
+  EXPECT_EQ(check(), "");
+  source.Refresh();
+  EXPECT_EQ(check(), "BAD_TOKEN");
+  stored = absl::UnavailableError("away");
+  clock.Advance(absl::Minutes(1));
+  source.Refresh();
+  EXPECT_EQ(check(), "BAD_TOKEN");
+  stored = KnownTokens();  // of another database: a backup from before
+  source.Refresh();
+  EXPECT_EQ(check(), "");
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "libs/base/error.h"
+#include "tollhouse/common/v1/audit.pb.h"
 #include "tollhouse/enforcer/v1/enforcer.pb.h"
 #include "tollhouse/ledger/v1/ledger_admin.pb.h"
 #include "tollhouse/router/v1/router_admin.pb.h"
@@ -68,7 +69,36 @@ TEST(PermissionTest, EveryAdminMethodDeclaresOne) {
     for (const std::string& name : permission.account()) {
       ASSERT_NE(method->input_type()->FindFieldByName(name), nullptr) << name;
     }
+    // The audit log has what changes something, and calls it by a name.
+    const std::string_view name = method->name();
+    const bool reads = name.starts_with("Get") || name.starts_with("List") ||
+                       name.starts_with("Explain") || name.starts_with("Verify");
+    EXPECT_EQ(permission.read_only(), reads);
+    EXPECT_TRUE(by_account || !permission.resource().empty());
   }
+}
+
+TEST(PermissionTest, FieldsWithSecretsAreMarked) {
+  int marked = 0;
+  for (const auto* file :
+       {ledger::v1::Account::descriptor()->file(),
+        router::v1::ListProvidersRequest::descriptor()->file(),
+        vault::v1::Key::descriptor()->file(), enforcer::v1::HoldView::descriptor()->file()}) {
+    for (int i = 0; i < file->message_type_count(); ++i) {
+      const auto* const message = file->message_type(i);
+      for (int j = 0; j < message->field_count(); ++j) {
+        const auto* const field = message->field(j);
+        const bool text = field->type() == google::protobuf::FieldDescriptor::TYPE_STRING ||
+                          field->type() == google::protobuf::FieldDescriptor::TYPE_BYTES;
+        const bool secret =
+            text && (field->name() == "secret" || field->name() == "password" ||
+                     field->name() == "token_text" || field->name() == "private_key");
+        EXPECT_EQ(field->options().GetExtension(common::v1::secret), secret) << field->full_name();
+        marked += secret;
+      }
+    }
+  }
+  EXPECT_GE(marked, 5);
 }
 
 TEST(PermissionTest, MatrixOfMethodsRolesAndSubtrees) {

@@ -18,6 +18,7 @@
 #include "libs/base/strings.h"
 #include "libs/obs/admin_server.h"
 #include "libs/obs/log.h"
+#include "libs/rpc/admin_issuers.h"
 #include "libs/rpc/channel.h"
 #include "libs/rpc/server.h"
 #include "libs/rpc/token_source.h"
@@ -97,6 +98,8 @@ Program::Program(ProgramInfo info)
     options_.Add("listen", &config_.listen, "gRPC for the other services, with mTLS");
     options_.Add("admin-listen", &config_.admin_listen, "gRPC for tollctl, with TLS and a token");
     options_.Add("admin-token-file", &config_.admin_token_file, "the first token: owner of everything (required)");
+    options_.Add("admin-issuers-file", &config_.admin_issuers_file,
+                 "YAML list of identity providers whose tokens administer, by roles in their claims");
     options_.Add("connection-age", &config_.connection_age,
                  "connections are renewed after this long, so that clients spread over new replicas");
   } else {
@@ -154,6 +157,11 @@ absl::Status Program::Serve(const Make& make) {
   const absl::Duration begin = Clock::System()->Monotonic();
   Readiness readiness;
   TH_ASSIGN_OR_RETURN(const std::unique_ptr<Environment> environment, MakeEnvironment());
+  std::unique_ptr<AdminIssuers> issuers;  // ends after the servers
+  if (!config_.admin_issuers_file.empty()) {
+    TH_ASSIGN_OR_RETURN(issuers, AdminIssuers::Open(config_.admin_issuers_file,
+                                                    environment->authenticator().get()));
+  }
   TH_ASSIGN_OR_RETURN(const std::unique_ptr<obs::AdminServer> metrics,
                       obs::AdminServer::Start(config_.metrics_listen, [&] { return readiness.Get(); }));
   TH_ASSIGN_OR_RETURN(const std::unique_ptr<Hosted> app, make(*environment));

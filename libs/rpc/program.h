@@ -37,6 +37,7 @@ struct ProgramConfig {
   bool insecure = false;
   std::string admin_token_file;  // the first token
   std::string vault;             // where the other tokens come from; "": there are none
+  std::string admin_issuers_file;  // identity providers whose tokens administer too; "": none
   std::string log_level = "info";
   absl::Duration drain_time = absl::Seconds(5);
   absl::Duration connection_age = absl::Minutes(30);

@@ -49,7 +49,7 @@ void TokenSource::Refresh() {
   // Held while reading: an older answer never replaces a newer one.
   absl::MutexLock lock(&mutex_);
   const absl::Duration now = options_.clock->Monotonic();
-  const absl::StatusOr<std::vector<AdminToken>> tokens = read_();
+  const absl::StatusOr<KnownTokens> tokens = read_();
   if (tokens.ok()) {
     read_at_ = now;
     authenticator_->SetTokens(*tokens);
@@ -69,15 +69,16 @@ void TokenSource::Run() {
 
 TokenSource::Read ReadTokensOf(std::shared_ptr<grpc::ChannelInterface> vault) {
   std::shared_ptr<vault::v1::VaultService::Stub> stub = vault::v1::VaultService::NewStub(std::move(vault));
-  return [stub = std::move(stub)]() -> absl::StatusOr<std::vector<AdminToken>> {
+  return [stub = std::move(stub)]() -> absl::StatusOr<KnownTokens> {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + absl::ToChronoSeconds(kCallTimeout));
     vault::v1::ReadTokensResponse response;
     const grpc::Status status = stub->ReadTokens(&context, vault::v1::ReadTokensRequest(), &response);
     if (!status.ok()) return FromGrpc(status);
-    std::vector<AdminToken> tokens;
-    for (const vault::v1::TokenRecord& record : response.tokens()) tokens.push_back(FromProto(record));
-    return tokens;
+    KnownTokens known;
+    for (const vault::v1::TokenRecord& record : response.tokens()) known.tokens.push_back(FromProto(record));
+    known.revoked_hashes.assign(response.revoked_hashes().begin(), response.revoked_hashes().end());
+    return known;
   };
 }
 

@@ -27,7 +27,7 @@ struct TokenSourceOptions {
 // Reads all tokens again and again on a thread of its own. Thread-safe.
 class TokenSource {
  public:
-  using Read = std::function<absl::StatusOr<std::vector<AdminToken>>()>;
+  using Read = std::function<absl::StatusOr<KnownTokens>()>;
 
   // `authenticator` must outlive it.
   TokenSource(Read read, Authenticator* authenticator, TokenSourceOptions options = {});

@@ -13,6 +13,7 @@
 #include "absl/synchronization/mutex.h"
 #include "libs/base/status_macros.h"
 #include "libs/base/uuid.h"
+#include "libs/rpc/status.h"
 #include "libs/rpc/watch_client.h"
 #include "services/budget-enforcer/enforcer_metrics.h"
 #include "services/budget-enforcer/grpc_ledger_client.h"
@@ -43,7 +44,8 @@ struct App::Impl {
         enforcer(config.options, config.store != nullptr ? config.store : own_store.get(), &ledger,
                  config.clock),
         sessions(&enforcer),
-        admin(&enforcer, config.authenticator),
+        admin(&enforcer, config.authenticator,
+              [this](const ledger::v1::ResolveAccountRequest& request) { return Resolve(request); }),
         watch(
             absl::StrCat("enforcer/", config.enforcer_id),
             [this](grpc::ClientContext* context, LedgerWatch::Reactor* reactor) {
@@ -53,6 +55,16 @@ struct App::Impl {
               enforcer.ApplyRules(change, std::move(applied));
             },
             config.clock) {}
+
+  absl::StatusOr<ledger::v1::ResolveAccountResponse> Resolve(
+      const ledger::v1::ResolveAccountRequest& request) {
+    grpc::ClientContext context;
+    context.set_deadline(absl::ToChronoTime(absl::Now() + config.ledger_timeout));
+    ledger::v1::ResolveAccountResponse response;
+    const grpc::Status status = stub->ResolveAccount(&context, request, &response);
+    if (!status.ok()) return rpc::FromGrpc(status);
+    return response;
+  }
 
   void KeepTime() {
     while (true) {

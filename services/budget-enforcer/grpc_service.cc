@@ -4,6 +4,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "libs/base/account_path.h"
 #include "libs/base/error.h"
 #include "libs/base/strings.h"
 #include "libs/rpc/permission.h"
@@ -293,19 +294,17 @@ void SessionService::Shutdown() { impl_->Shutdown(); }
 // --- admin ---------------------------------------------------------------------------------------
 class AdminService::Impl final : public v1::EnforcerAdminService::Service {
  public:
-  Impl(Enforcer* enforcer, std::shared_ptr<const rpc::Authenticator> authenticator)
-      : enforcer_(enforcer), authenticator_(std::move(authenticator)) {}
+  Impl(Enforcer* enforcer, std::shared_ptr<const rpc::Authenticator> authenticator, Resolve resolve)
+      : enforcer_(enforcer), authenticator_(std::move(authenticator)), resolve_(std::move(resolve)) {}
 
   grpc::Status ListHolds(grpc::ServerContext* context, const v1::ListHoldsRequest* request,
                          v1::ListHoldsResponse* response) override {
     const auto caller = rpc::Authorize(authenticator_.get(), *context, *request);
     if (!caller.ok()) return rpc::ToGrpc(caller.status());
-    if (!caller->subtree.empty()) {
-      return rpc::ToGrpc(MakeError(absl::StatusCode::kPermissionDenied, "FORBIDDEN",
-                                   "holds are shown to tokens of the whole installation"));
-    }
+    const absl::StatusOr<int64_t> account = Within(caller->subtree, request->account_id());
+    if (!account.ok()) return rpc::ToGrpc(account.status());
     const int size = request->page_size() <= 0 ? 1000 : std::min(request->page_size(), 10'000);
-    for (v1::HoldView& hold : enforcer_->ListHolds(request->account_id(), size)) {
+    for (v1::HoldView& hold : enforcer_->ListHolds(*account, size)) {
       *response->add_holds() = std::move(hold);
     }
     return grpc::Status::OK;
@@ -321,12 +320,34 @@ class AdminService::Impl final : public v1::EnforcerAdminService::Service {
   }
 
  private:
+  // The account, if it lies in the subtree; the subtree's top for 0.
+  absl::StatusOr<int64_t> Within(const std::string& subtree, int64_t account_id) const {
+    if (subtree.empty()) return account_id;
+    ledger::v1::ResolveAccountRequest request;
+    if (account_id == 0) {
+      request.set_path(subtree);
+    } else {
+      request.set_account_id(account_id);
+    }
+    const auto resolved = resolve_(request);
+    // Of what is not there a caller learns no more than of what is not his.
+    if (!resolved.ok() && !absl::IsNotFound(resolved.status())) return resolved.status();
+    if (resolved.ok() && resolved->chain_size() > 0) {
+      const ledger::v1::AccountView& account = *resolved->chain().rbegin();
+      if (IsAtOrBelow(account.path(), subtree)) return account.account_id();
+    }
+    return MakeError(absl::StatusCode::kPermissionDenied, "FORBIDDEN",
+                     absl::StrCat("this token sees the holds of ", subtree, " only"));
+  }
+
   Enforcer* const enforcer_;
   const std::shared_ptr<const rpc::Authenticator> authenticator_;
+  const Resolve resolve_;
 };
 
-AdminService::AdminService(Enforcer* enforcer, std::shared_ptr<const rpc::Authenticator> authenticator)
-    : impl_(std::make_unique<Impl>(enforcer, std::move(authenticator))) {}
+AdminService::AdminService(Enforcer* enforcer, std::shared_ptr<const rpc::Authenticator> authenticator,
+                           Resolve resolve)
+    : impl_(std::make_unique<Impl>(enforcer, std::move(authenticator), std::move(resolve))) {}
 AdminService::~AdminService() = default;
 grpc::Service* AdminService::service() { return impl_.get(); }
 

@@ -1,10 +1,12 @@
 // EnforcerService and EnforcerAdminService over an Enforcer.
 #pragma once
 
+#include <functional>
 #include <memory>
 
 #include "libs/rpc/authenticator.h"
 #include "services/budget-enforcer/enforcer.h"
+#include "tollhouse/ledger/v1/ledger.pb.h"
 
 namespace grpc {
 class Service;
@@ -30,7 +32,12 @@ class SessionService {
 // The read-only view for admins. A null authenticator lets everybody in (tests).
 class AdminService {
  public:
-  AdminService(Enforcer* enforcer, std::shared_ptr<const rpc::Authenticator> authenticator);
+  // Asks the ledger for the accounts from the org down to one.
+  using Resolve = std::function<absl::StatusOr<ledger::v1::ResolveAccountResponse>(
+      const ledger::v1::ResolveAccountRequest& request)>;
+
+  AdminService(Enforcer* enforcer, std::shared_ptr<const rpc::Authenticator> authenticator,
+               Resolve resolve);
   ~AdminService();
 
   grpc::Service* service();

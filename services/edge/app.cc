@@ -85,7 +85,7 @@ absl::Status App::Impl::ReadIssuers() {
     return MakeError(absl::StatusCode::kInvalidArgument, "BAD_ISSUERS",
                      absl::StrCat("cannot read ", config.issuers_file));
   }
-  TH_ASSIGN_OR_RETURN(std::vector<identity::Issuer> list, identity::ParseIssuers(yaml.str()));
+  TH_ASSIGN_OR_RETURN(std::vector<identity::Issuer> list, identity::ParseIssuers(yaml.str(), identity::IssuerUse::kCalls));
   identity::IssuersOptions options;
   options.clock = config.clock;
   issuers = std::make_unique<identity::Issuers>(std::move(list), std::move(options));

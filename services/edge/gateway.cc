@@ -566,6 +566,7 @@ Task<bool> Gateway::Prepare(Call& call) {
                         head.headers.Get("x-claude-code-session-id"), &call.facts.metadata},
                        parts_.config->tags, &call.tags);
   }
+  if (tagged.ok()) tagged = CheckTagRules(principal.tag_rules, call.tags);
   if (!tagged.ok()) {
     co_await RefuseStatus(call, tagged);
     co_return false;

@@ -26,6 +26,13 @@ std::string TextOf(const Standing& standing) {
     AppendText(name, &text);
     AppendText(value, &text);
   }
+  absl::StrAppend(&text, standing.pinned_tags.size(), "/", standing.tag_rules.size(), "[");
+  for (const TagRule& rule : standing.tag_rules) {
+    text += rule.required ? '!' : '?';
+    AppendText(rule.account_path, &text);
+    AppendText(rule.tag, &text);
+    AppendTexts(rule.allowed, &text);
+  }
   for (const Standing::Limit* limit :
        {&standing.max_output_tokens, &standing.max_request_cost_nanousd}) {
     absl::StrAppend(&text, "|", limit->value);

@@ -44,6 +44,10 @@ absl::StatusOr<std::unique_ptr<Standing>> Standing::From(
       standing->parent_path = view.path();
     }
     for (const auto& [name, value] : view.tags()) standing->pinned_tags[name] = value;
+    for (const common::v1::TagRule& rule : view.tag_rules()) {
+      standing->tag_rules.push_back(
+          {view.path(), rule.tag(), rule.required(), {rule.allowed().begin(), rule.allowed().end()}});
+    }
     Tighten(view.limits().max_output_tokens(), view.path(), &standing->max_output_tokens);
     Tighten(view.limits().max_request_cost_nanousd(), view.path(),
             &standing->max_request_cost_nanousd);

@@ -30,6 +30,7 @@ struct Standing {
   std::vector<int64_t> account_ids;  // of the accounts above, org first
   std::string parent_path;           // of the last of them; "" if there is none
   Tags pinned_tags;                  // key over user over team over org
+  std::vector<TagRule> tag_rules;    // of all of them
   Limit max_output_tokens;
   Limit max_request_cost_nanousd;
   bool require_budget = false;

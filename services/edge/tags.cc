@@ -1,7 +1,10 @@
 #include "services/edge/tags.h"
 
+#include <algorithm>
+
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "libs/base/error.h"
 #include "libs/base/strings.h"
@@ -54,6 +57,29 @@ absl::Status MergeTags(const TagSources& sources, const TagLimits& limits, Tags*
       return BadTags(absl::StrCat("a tag's value has at most ", limits.value_bytes,
                                   " bytes and no control characters"));
     }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckTagRules(const std::vector<TagRule>& rules, const Tags& effective) {
+  for (const TagRule& rule : rules) {
+    const auto found = effective.find(rule.tag);
+    const bool given = found != effective.end() && !found->second.empty();
+    if (!given && !rule.required) continue;
+    if (given && (rule.allowed.empty() || std::find(rule.allowed.begin(), rule.allowed.end(), found->second) !=
+                                              rule.allowed.end())) {
+      continue;
+    }
+    const std::string values =
+        rule.allowed.empty() ? "" : absl::StrCat("; allowed are: ", absl::StrJoin(rule.allowed, ", "));
+    if (given) {
+      return MakeError(absl::StatusCode::kPermissionDenied, "TAG_NOT_ALLOWED",
+                       absl::StrCat("the tag '", rule.tag, "' may not be '", found->second, "' for ",
+                                    rule.account_path, values));
+    }
+    return MakeError(absl::StatusCode::kInvalidArgument, "TAG_REQUIRED",
+                     absl::StrCat(rule.account_path, " requires the tag '", rule.tag,
+                                  "', by the header x-tollhouse-tags: ", rule.tag, "=...", values));
   }
   return absl::OkStatus();
 }

@@ -5,6 +5,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 
@@ -31,5 +32,18 @@ struct TagSources {
   const Tags* body;
 };
 absl::Status MergeTags(const TagSources& sources, const TagLimits& limits, Tags* effective);
+
+// What an account asks of the tags of its requests.
+struct TagRule {
+  std::string account_path;
+  std::string tag;
+  bool required = false;
+  std::vector<std::string> allowed;  // values; empty: any
+};
+
+// Whether the effective tags are as every rule says. InvalidArgument (TAG_REQUIRED) for one that is not
+// there or empty, PermissionDenied (TAG_NOT_ALLOWED) for another value; both name the tag, the values that
+// are allowed and the account that says so.
+absl::Status CheckTagRules(const std::vector<TagRule>& rules, const Tags& effective);
 
 }  // namespace tollhouse::edge

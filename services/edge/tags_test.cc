@@ -39,5 +39,32 @@ TEST(TagsTest, CountAndSizesAreLimited) {
   }
 }
 
+TEST(TagRulesTest, RequiredTagsAreNamedWithTheirValues) {
+  const std::vector<TagRule> rules = {{"acme", "use_case", true, {"batch", "chat"}},
+                                      {"acme/payments", "ticket", true, {}}};
+  EXPECT_TRUE(CheckTagRules(rules, {{"use_case", "chat"}, {"ticket", "PAY-1"}, {"other", "x"}}).ok());
+  const absl::Status missing = CheckTagRules(rules, {{"ticket", "PAY-1"}});
+  EXPECT_EQ(missing.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ReasonOf(missing), "TAG_REQUIRED");
+  EXPECT_EQ(missing.message(),
+            "acme requires the tag 'use_case', by the header x-tollhouse-tags: use_case=...; allowed are: "
+            "batch, chat");
+  EXPECT_EQ(ReasonOf(CheckTagRules(rules, {{"use_case", ""}, {"ticket", "PAY-1"}})), "TAG_REQUIRED");
+  EXPECT_EQ(ReasonOf(CheckTagRules(rules, {{"use_case", "chat"}})), "TAG_REQUIRED");
+}
+
+TEST(TagRulesTest, EveryLevelsValuesApply) {
+  const std::vector<TagRule> rules = {{"acme", "use_case", false, {"batch", "chat"}},
+                                      {"acme/payments", "use_case", false, {"chat", "code"}}};
+  EXPECT_TRUE(CheckTagRules(rules, {}).ok());
+  EXPECT_TRUE(CheckTagRules(rules, {{"use_case", "chat"}}).ok());
+  const absl::Status refused = CheckTagRules(rules, {{"use_case", "batch"}});
+  EXPECT_EQ(refused.code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(ReasonOf(refused), "TAG_NOT_ALLOWED");
+  EXPECT_EQ(refused.message(),
+            "the tag 'use_case' may not be 'batch' for acme/payments; allowed are: chat, code");
+  EXPECT_EQ(ReasonOf(CheckTagRules(rules, {{"use_case", "Chat"}})), "TAG_NOT_ALLOWED");
+}
+
 }  // namespace
 }  // namespace tollhouse::edge

@@ -21,14 +21,15 @@ sql::DatabaseSettings SettingsOf(const Config& config) {
           .application_name = "tollhouse-vault"};
 }
 
-absl::StatusOr<std::vector<rpc::AdminToken>> ReadTokens(Vault& vault) {
-  TH_ASSIGN_OR_RETURN(const std::vector<StoredToken> stored, vault.ListTokens(""));
-  std::vector<rpc::AdminToken> tokens;
-  for (const StoredToken& token : stored) {
-    tokens.push_back({token.hash, {token.name, token.role, token.subtree},
-                      token.expires_at.value_or(absl::InfiniteFuture())});
+absl::StatusOr<rpc::KnownTokens> ReadTokens(Vault& vault) {
+  TH_ASSIGN_OR_RETURN(StoredTokens stored, vault.KnownTokens());
+  rpc::KnownTokens known;
+  for (const StoredToken& token : stored.tokens) {
+    known.tokens.push_back({token.hash, {token.name, token.role, token.subtree},
+                            token.expires_at.value_or(absl::InfiniteFuture())});
   }
-  return tokens;
+  known.revoked_hashes = std::move(stored.revoked_hashes);
+  return known;
 }
 
 LocalKeyEncryption::Read ReaderOf(const Config& config) {
@@ -61,6 +62,7 @@ absl::StatusOr<std::unique_ptr<App>> App::Create(Config config,
   TH_ASSIGN_OR_RETURN(std::unique_ptr<LocalKeyEncryption> keys,
                       LocalKeyEncryption::Open(ReaderOf(config)));
   TH_ASSIGN_OR_RETURN(KeyRing ring, KeyRing::Open(std::move(keys), store.get()));
+  app->log_ = std::make_unique<audit::Log>(database, "vault", config.clock);
   app->ledger_ = std::make_unique<LedgerAccounts>(std::move(ledger));
   app->vault_ = std::make_unique<Vault>(std::move(store), std::move(ring), app->ledger_.get(),
                                         config.clock, !app->database_.postgres.has_value());
@@ -71,7 +73,7 @@ absl::StatusOr<std::unique_ptr<App>> App::Create(Config config,
   }
   TH_ASSIGN_OR_RETURN(
       app->services_,
-      MakeServices(app->vault_.get(), config.authenticator,
+      MakeServices(app->vault_.get(), config.authenticator, app->log_.get(),
                    [tokens = app->tokens_.get()] {
                      if (tokens != nullptr) tokens->Refresh();
                    },

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "libs/audit/log.h"
 #include "libs/base/clock.h"
 #include "libs/rpc/authenticator.h"
 #include "libs/rpc/token_source.h"
@@ -61,6 +62,7 @@ class App {
   App();
 
   sql::OpenedDatabase database_;
+  std::unique_ptr<audit::Log> log_;
   std::unique_ptr<LedgerAccounts> ledger_;
   std::unique_ptr<Vault> vault_;
   std::unique_ptr<rpc::TokenSource> tokens_;  // null without an authenticator

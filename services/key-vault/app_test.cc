@@ -362,7 +362,41 @@ TEST_F(AppTest, TokensGiveNoMoreThanTheirMakerHas) {
   EXPECT_EQ(keys("acme", owner), "");
   const common::v1::AuditPage audit = Audit();
   EXPECT_EQ(audit.events(0).actor(), "paul");
-  EXPECT_EQ(audit.events(0).method(), "token.revoke");
+  EXPECT_EQ(audit.events(0).method(), "RevokeToken");
+  EXPECT_EQ(audit.events(0).result(), "NOT_FOUND TOKEN_NOT_FOUND");
+}
+
+TEST_F(AppTest, TheFirstTokenEndsOnceAnotherIsOwnerOfEverything) {
+  constexpr char kFirst[] = "admin token";
+  const auto revoke = [&](const std::string& name, const std::string& token) {
+    v1::RevokeTokenRequest request;
+    request.set_name(name);
+    v1::RevokeTokenResponse response;
+    return ReasonOf(Call(&v1::VaultAdminService::Stub::RevokeToken, request, &response, token));
+  };
+  const auto create = [&](const std::string& name, const std::string& subtree, const std::string& token) {
+    v1::CreateTokenRequest request;
+    request.set_name(name);
+    request.set_role("owner");
+    request.set_subtree(subtree);
+    v1::CreateTokenResponse response;
+    const absl::Status status =
+        Call(&v1::VaultAdminService::Stub::CreateToken, request, &response, token);
+    return status.ok() ? response.secret() : ReasonOf(status);
+  };
+  const std::string part = create("part", "acme", kFirst);
+  EXPECT_EQ(revoke("root", kFirst), "LAST_OWNER");
+  EXPECT_EQ(revoke("root", part), "TOKEN_NOT_FOUND");
+  const std::string paul = create("paul", "", kFirst);
+  EXPECT_EQ(revoke("root", paul), "");
+  EXPECT_EQ(create("mary", "", kFirst), "BAD_TOKEN");
+  EXPECT_EQ(revoke("paul", paul), "LAST_OWNER");
+  const std::string mary = create("mary", "", paul);
+  EXPECT_EQ(revoke("paul", mary), "");
+  Close();
+  ASSERT_TRUE(Open().ok());
+  EXPECT_EQ(create("late", "", kFirst), "BAD_TOKEN");
+  EXPECT_EQ(revoke("part", mary), "");
 }
 
 TEST_F(AppTest, InventedKeysAreRefusedWithoutALookUp) {
@@ -695,13 +729,14 @@ TEST_F(AppTest, AuditTellsWhoDidWhat) {
   std::string log;
   const common::v1::AuditPage audit = Audit();
   for (const common::v1::AuditEvent& event : audit.events()) {
-    absl::StrAppend(&log, event.actor(), " ", event.method(), " ", event.resource(), "\n");
+    absl::StrAppend(&log, event.actor(), " ", event.method(), " ", event.resource(), " ",
+                    event.result(), "\n");
   }
   EXPECT_EQ(log,
-            "edge/e1 credential.refused provider/openai\n"
-            "edge/e1 credential.read provider/openai\n"
-            "root credential.set provider/openai\n"
-            "root key.create acme/payments/laptop\n");
+            "edge/e1 GetCredential provider/openai FAILED_PRECONDITION ORIGIN_CHANGED\n"
+            "edge/e1 GetCredential provider/openai OK\n"
+            "root SetCredential provider/openai OK\n"
+            "root CreateKey acme/payments/laptop OK\n");
 }
 
 TEST_F(AppTest, AdminCallsNeedTheToken) {

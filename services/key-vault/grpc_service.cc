@@ -6,13 +6,15 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "libs/base/account_path.h"
+#include "libs/audit/admin_calls.h"
+#include "libs/base/error.h"
 #include "libs/base/status_macros.h"
 #include "libs/crypto/secret_bytes.h"
 #include "libs/rpc/permission.h"
 #include "libs/rpc/replicated_watch.h"
 #include "libs/rpc/status.h"
 #include "libs/sql/for_caller.h"
+#include "services/key-vault/store/to_proto.h"
 #include "services/key-vault/vault.h"
 #include "tollhouse/vault/v1/vault.grpc.pb.h"
 #include "tollhouse/vault/v1/vault_admin.grpc.pb.h"
@@ -22,16 +24,6 @@ namespace {
 
 using KeyWatch = rpc::ReplicatedWatch<v1::WatchRequest, v1::WatchResponse>;
 
-
-google::protobuf::Timestamp ToProto(absl::Time time) {
-  google::protobuf::Timestamp stamp;
-  const int64_t micros = absl::ToUnixMicros(time);
-  const int64_t seconds = absl::ToUnixSeconds(time);
-  stamp.set_seconds(seconds);
-  stamp.set_nanos(static_cast<int32_t>((micros - seconds * 1'000'000) * 1000));
-  return stamp;
-}
-
 absl::Time FromProto(const google::protobuf::Timestamp& stamp) {
   return absl::FromUnixSeconds(stamp.seconds()) + absl::Nanoseconds(stamp.nanos());
 }
@@ -40,48 +32,12 @@ std::vector<std::string> Strings(const google::protobuf::RepeatedPtrField<std::s
   return {list.begin(), list.end()};
 }
 
-v1::Key ToProto(const KeyView& view) {
-  v1::Key key;
+v1::Key Shown(const KeyView& view) {
+  v1::Key key = ToProto(view.key);
   key.set_path(view.path);
-  key.set_id(view.key.key_id);
   key.set_state(view.state);
-  for (const std::string& model : view.key.models) key.add_models(model);
-  for (const std::string& provider : view.key.providers) key.add_providers(provider);
   key.mutable_tags()->insert(view.tags.begin(), view.tags.end());
-  *key.mutable_created_at() = ToProto(view.key.created_at);
-  if (view.key.expires_at) *key.mutable_expires_at() = ToProto(*view.key.expires_at);
-  key.set_account_id(view.key.account_id);
-  key.set_owner(view.key.owner);
-  key.set_purpose(view.key.purpose);
-  for (const std::string& endpoint : view.key.endpoints) key.add_endpoints(endpoint);
-  for (const std::string& network : view.key.networks) key.add_networks(network);
-  if (view.key.last_used_at) *key.mutable_last_used_at() = ToProto(*view.key.last_used_at);
-  key.set_secrets(static_cast<int32_t>(view.key.macs.size()));
   return key;
-}
-
-v1::Credential ToProto(const StoredCredential& stored) {
-  v1::Credential credential;
-  credential.set_provider(stored.provider);
-  credential.set_origin(stored.origin);
-  credential.set_version(stored.version);
-  *credential.mutable_created_at() = ToProto(stored.created_at);
-  credential.set_name(stored.name);
-  credential.set_weight(stored.weight);
-  if (stored.expires_at) *credential.mutable_expires_at() = ToProto(*stored.expires_at);
-  credential.set_key_encryption_key(stored.secret.data_key.key_id);
-  return credential;
-}
-
-v1::Token ToProto(const StoredToken& stored) {
-  v1::Token token;
-  token.set_name(stored.name);
-  token.set_role(rpc::NameOf(stored.role));
-  token.set_subtree(stored.subtree);
-  token.set_created_by(stored.created_by);
-  *token.mutable_created_at() = ToProto(stored.created_at);
-  if (stored.expires_at) *token.mutable_expires_at() = ToProto(*stored.expires_at);
-  return token;
 }
 
 v1::WatchResponse Snapshot(const VirtualKeyKeys& keys) {
@@ -95,7 +51,8 @@ v1::WatchResponse Snapshot(const VirtualKeyKeys& keys) {
 class VaultServiceImpl final
     : public v1::VaultService::WithCallbackMethod_Watch<v1::VaultService::Service> {
  public:
-  VaultServiceImpl(Vault* vault, KeyWatch* watch) : vault_(vault), watch_(watch) {}
+  VaultServiceImpl(Vault* vault, KeyWatch* watch, audit::Log* log)
+      : vault_(vault), watch_(watch), log_(log) {}
 
   grpc::ServerBidiReactor<v1::WatchRequest, v1::WatchResponse>* Watch(
       grpc::CallbackServerContext* context) override {
@@ -128,8 +85,12 @@ class VaultServiceImpl final
 
   grpc::Status GetCredential(grpc::ServerContext* context, const v1::GetCredentialRequest* request,
                              v1::GetCredentialResponse* response) override {
-    const auto credentials = vault_->GetCredentials(absl::StrCat("edge/", request->edge_id()),
-                                                    request->provider(), request->origin());
+    const auto credentials = vault_->GetCredentials(request->provider(), request->origin());
+    if (credentials.ok() || ReasonOf(credentials.status()) == "ORIGIN_CHANGED") {
+      // On record before it is handed out.
+      const absl::Status recorded = Record(*context, *request, credentials);
+      if (!recorded.ok()) return Reply(recorded);
+    }
     if (!credentials.ok()) return Reply(credentials.status());
     for (const Vault::OpenedCredential& credential : *credentials) {
       v1::LiveCredential* live = response->add_credentials();
@@ -153,9 +114,10 @@ class VaultServiceImpl final
 
   grpc::Status ReadTokens(grpc::ServerContext*, const v1::ReadTokensRequest*,
                           v1::ReadTokensResponse* response) override {
-    const auto tokens = vault_->ListTokens("");
-    if (!tokens.ok()) return Reply(tokens.status());
-    for (const StoredToken& token : *tokens) {
+    const auto known = vault_->KnownTokens();
+    if (!known.ok()) return Reply(known.status());
+    for (const std::string& hash : known->revoked_hashes) response->add_revoked_hashes(hash);
+    for (const StoredToken& token : known->tokens) {
       v1::TokenRecord* record = response->add_tokens();
       record->set_name(token.name);
       record->set_hash(token.hash);
@@ -189,23 +151,46 @@ class VaultServiceImpl final
     return rpc::ToGrpc(sql::ForCaller(status, "vault"));
   }
 
+  absl::Status Record(const grpc::ServerContext& context, const v1::GetCredentialRequest& request,
+                      const absl::StatusOr<std::vector<Vault::OpenedCredential>>& credentials) {
+    common::v1::AuditEvent event;
+    event.set_actor(absl::StrCat("edge/", request.edge_id()));
+    event.set_peer(context.peer());
+    event.set_method("GetCredential");
+    event.set_resource(absl::StrCat("provider/", request.provider()));
+    event.set_request(audit::ToText(request));
+    audit::Call call(log_, rpc::Caller(), std::move(event));
+    if (credentials.ok()) {
+      v1::ListCredentialsResponse read;
+      for (const Vault::OpenedCredential& credential : *credentials) {
+        *read.add_credentials() = ToProto(credential.stored);
+      }
+      call.SetAfter(read);
+    }
+    return call.Finish(credentials.status());
+  }
+
   Vault* const vault_;
   KeyWatch* const watch_;
+  audit::Log* const log_;
 };
 
 class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
  public:
   VaultAdminServiceImpl(Vault* vault, KeyWatch* watch, const rpc::Authenticator* authenticator,
-                        std::function<void()> tokens_changed, absl::Duration acknowledge_timeout)
+                        audit::Log* log, std::function<void()> tokens_changed,
+                        absl::Duration acknowledge_timeout)
       : vault_(vault),
         watch_(watch),
         authenticator_(authenticator),
+        log_(log),
+        calls_(authenticator, log, "vault"),
         tokens_changed_(std::move(tokens_changed)),
         acknowledge_timeout_(acknowledge_timeout) {}
 
   grpc::Status CreateKey(grpc::ServerContext* context, const v1::CreateKeyRequest* request,
                          v1::CreateKeyResponse* response) override {
-    return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
+    return Answer(context, *request, [&](audit::Call& call) -> absl::Status {
       NewKey key;
       key.parent_path = request->parent_path();
       key.name = request->name();
@@ -217,8 +202,8 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
       key.tags.insert(request->tags().begin(), request->tags().end());
       key.owner = request->owner();
       key.purpose = request->purpose();
-      TH_ASSIGN_OR_RETURN(const KeyWithSecret made, vault_->CreateKey(caller.actor, std::move(key)));
-      *response->mutable_key() = ToProto(made.view);
+      TH_ASSIGN_OR_RETURN(const KeyWithSecret made, vault_->CreateKey(&call, std::move(key)));
+      *response->mutable_key() = Shown(made.view);
       response->set_secret(std::string(made.text.view()));
       return absl::OkStatus();
     });
@@ -226,21 +211,21 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
 
   grpc::Status ListKeys(grpc::ServerContext* context, const v1::ListKeysRequest* request,
                         v1::ListKeysResponse* response) override {
-    return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
+    return Answer(context, *request, [&](audit::Call&) -> absl::Status {
       TH_ASSIGN_OR_RETURN(const auto keys, vault_->ListKeys(request->path()));
-      for (const KeyView& key : keys) *response->add_keys() = ToProto(key);
+      for (const KeyView& key : keys) *response->add_keys() = Shown(key);
       return absl::OkStatus();
     });
   }
 
   grpc::Status RotateKey(grpc::ServerContext* context, const v1::RotateKeyRequest* request,
                          v1::RotateKeyResponse* response) override {
-    return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
+    return Answer(context, *request, [&](audit::Call& call) -> absl::Status {
       int64_t version = 0;
       TH_ASSIGN_OR_RETURN(const KeyWithSecret made,
-                          vault_->RotateKey(caller.actor, request->path(),
+                          vault_->RotateKey(&call, request->path(),
                                             absl::Seconds(request->overlap_seconds()), &version));
-      *response->mutable_key() = ToProto(made.view);
+      *response->mutable_key() = Shown(made.view);
       response->set_secret(std::string(made.text.view()));
       AwaitEdges(version, response);
       return absl::OkStatus();
@@ -249,11 +234,11 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
 
   grpc::Status RevokeKey(grpc::ServerContext* context, const v1::RevokeKeyRequest* request,
                          v1::RevokeKeyResponse* response) override {
-    return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
+    return Answer(context, *request, [&](audit::Call& call) -> absl::Status {
       int64_t version = 0;
       TH_ASSIGN_OR_RETURN(const KeyView key,
-                          vault_->RevokeKey(caller.actor, request->path(), &version));
-      *response->mutable_key() = ToProto(key);
+                          vault_->RevokeKey(&call, request->path(), &version));
+      *response->mutable_key() = Shown(key);
       AwaitEdges(version, response);
       return absl::OkStatus();
     });
@@ -261,7 +246,7 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
 
   grpc::Status UpdateKey(grpc::ServerContext* context, const v1::UpdateKeyRequest* request,
                          v1::UpdateKeyResponse* response) override {
-    return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
+    return Answer(context, *request, [&](audit::Call& call) -> absl::Status {
       KeyChange change;
       if (request->has_disabled()) change.disabled = request->disabled();
       if (request->set_models()) change.models = Strings(request->models());
@@ -275,8 +260,8 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
       int64_t version = 0;
       TH_ASSIGN_OR_RETURN(
           const KeyView key,
-          vault_->UpdateKey(caller.actor, request->path(), std::move(change), &version));
-      *response->mutable_key() = ToProto(key);
+          vault_->UpdateKey(&call, request->path(), std::move(change), &version));
+      *response->mutable_key() = Shown(key);
       AwaitEdges(version, response);
       return absl::OkStatus();
     });
@@ -284,11 +269,11 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
 
   grpc::Status SetCredential(grpc::ServerContext* context, const v1::SetCredentialRequest* request,
                              v1::SetCredentialResponse* response) override {
-    const grpc::Status status = Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
+    const grpc::Status status = Answer(context, *request, [&](audit::Call& call) -> absl::Status {
       int64_t version = 0;
       TH_ASSIGN_OR_RETURN(const StoredCredential credential,
                           vault_->SetCredential(
-                              caller.actor,
+                              &call,
                               {request->provider(), request->name(), request->origin(),
                                request->weight(), absl::Seconds(request->overlap_seconds())},
                               request->secret(), &version));
@@ -304,7 +289,7 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
   grpc::Status ListCredentials(grpc::ServerContext* context,
                                const v1::ListCredentialsRequest* request,
                                v1::ListCredentialsResponse* response) override {
-    return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
+    return Answer(context, *request, [&](audit::Call&) -> absl::Status {
       TH_ASSIGN_OR_RETURN(const auto credentials, vault_->ListCredentials());
       for (const StoredCredential& credential : credentials) {
         *response->add_credentials() = ToProto(credential);
@@ -316,9 +301,9 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
   grpc::Status DeleteCredential(grpc::ServerContext* context,
                                 const v1::DeleteCredentialRequest* request,
                                 v1::DeleteCredentialResponse* response) override {
-    return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
+    return Answer(context, *request, [&](audit::Call& call) -> absl::Status {
       int64_t version = 0;
-      TH_RETURN_IF_ERROR(vault_->DeleteCredential(caller.actor, request->provider(),
+      TH_RETURN_IF_ERROR(vault_->DeleteCredential(&call, request->provider(),
                                                   request->name(), &version));
       AwaitEdges(version, response);
       return absl::OkStatus();
@@ -328,7 +313,7 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
   grpc::Status ListKeyEncryptionKeys(grpc::ServerContext* context,
                                      const v1::ListKeyEncryptionKeysRequest* request,
                                      v1::ListKeyEncryptionKeysResponse* response) override {
-    return Answer(context, *request, [&](const rpc::Caller&) -> absl::Status {
+    return Answer(context, *request, [&](audit::Call&) -> absl::Status {
       TH_ASSIGN_OR_RETURN(const auto uses, vault_->ListKeyEncryptionKeys());
       for (const Vault::KekUse& use : uses) {
         v1::KeyEncryptionKey* key = response->add_keys();
@@ -343,22 +328,23 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
 
   grpc::Status RewrapSecrets(grpc::ServerContext* context, const v1::RewrapSecretsRequest* request,
                              v1::RewrapSecretsResponse* response) override {
-    return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
+    return Answer(context, *request, [&](audit::Call& call) -> absl::Status {
       TH_ASSIGN_OR_RETURN(const Vault::Rewrapped done,
-                          vault_->RewrapSecrets(caller.actor, request->limit()));
+                          vault_->RewrapSecrets(request->limit()));
       response->set_key_encryption_key(done.kek_id);
       response->set_rewrapped(done.rewrapped);
       response->set_remaining(done.remaining);
+      call.SetAfter(*response);
       return absl::OkStatus();
     });
   }
 
   grpc::Status CreateToken(grpc::ServerContext* context, const v1::CreateTokenRequest* request,
                            v1::CreateTokenResponse* response) override {
-    return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
+    return Answer(context, *request, [&](audit::Call& call) -> absl::Status {
       Vault::NewToken token{request->name(), request->role(), request->subtree(), std::nullopt};
       if (request->has_expires_at()) token.expires_at = FromProto(request->expires_at());
-      TH_ASSIGN_OR_RETURN(const Vault::TokenWithText made, vault_->CreateToken(caller, token));
+      TH_ASSIGN_OR_RETURN(const Vault::TokenWithText made, vault_->CreateToken(&call, token));
       tokens_changed_();
       *response->mutable_token() = ToProto(made.token);
       response->set_secret(std::string(made.text.view()));
@@ -368,8 +354,8 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
 
   grpc::Status ListTokens(grpc::ServerContext* context, const v1::ListTokensRequest* request,
                           v1::ListTokensResponse* response) override {
-    return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
-      TH_ASSIGN_OR_RETURN(const auto tokens, vault_->ListTokens(caller.subtree));
+    return Answer(context, *request, [&](audit::Call& call) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(const auto tokens, vault_->ListTokens(call.caller().subtree));
       for (const StoredToken& token : tokens) *response->add_tokens() = ToProto(token);
       return absl::OkStatus();
     });
@@ -377,8 +363,9 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
 
   grpc::Status RevokeToken(grpc::ServerContext* context, const v1::RevokeTokenRequest* request,
                            v1::RevokeTokenResponse*) override {
-    return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
-      TH_RETURN_IF_ERROR(vault_->RevokeToken(caller, request->name()));
+    return Answer(context, *request, [&](audit::Call& call) -> absl::Status {
+      TH_RETURN_IF_ERROR(vault_->RevokeToken(
+          &call, request->name(), authenticator_ == nullptr ? "" : authenticator_->first_hash()));
       tokens_changed_();
       return absl::OkStatus();
     });
@@ -387,32 +374,24 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
   grpc::Status ListAuditEvents(grpc::ServerContext* context,
                                const v1::ListAuditEventsRequest* request,
                                v1::ListAuditEventsResponse* response) override {
-    return Answer(context, *request, [&](const rpc::Caller& caller) -> absl::Status {
-      const common::v1::AuditQuery& query = request->query();
-      const absl::Time since = query.has_since() ? FromProto(query.since()) : absl::UnixEpoch();
-      TH_ASSIGN_OR_RETURN(const auto records,
-                          vault_->Audit(query.page_size(), since, query.resource()));
-      for (const AuditRecord& record : records) {
-        if (!IsAtOrBelow(record.resource, caller.subtree)) continue;
-        common::v1::AuditEvent* event = response->mutable_page()->add_events();
-        event->set_service("vault");
-        event->set_sequence(record.id);
-        *event->mutable_at() = ToProto(record.at);
-        event->set_actor(record.actor);
-        event->set_method(record.action);
-        event->set_resource(record.resource);
-        event->set_message(record.detail);
-      }
+    return Answer(context, *request, [&](audit::Call& call) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(*response->mutable_page(), log_->List(request->query(), call.caller().subtree));
+      return absl::OkStatus();
+    });
+  }
+
+  grpc::Status VerifyAudit(grpc::ServerContext* context, const v1::VerifyAuditRequest* request,
+                           v1::VerifyAuditResponse* response) override {
+    return Answer(context, *request, [&](audit::Call&) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(*response->mutable_report(), log_->Verify(request->expected()));
       return absl::OkStatus();
     });
   }
 
  private:
-  template <typename Body>
   grpc::Status Answer(const grpc::ServerContext* context, const google::protobuf::Message& request,
-                      const Body& body) {
-    const absl::StatusOr<rpc::Caller> caller = rpc::Authorize(authenticator_, *context, request);
-    return rpc::ToGrpc(caller.ok() ? sql::ForCaller(body(*caller), "vault") : caller.status());
+                      audit::AdminCalls::Body body) {
+    return calls_.Answer(*context, request, body);
   }
 
   template <typename Response>
@@ -425,6 +404,8 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
   Vault* const vault_;
   KeyWatch* const watch_;
   const rpc::Authenticator* const authenticator_;
+  audit::Log* const log_;
+  const audit::AdminCalls calls_;
   const std::function<void()> tokens_changed_;
   const absl::Duration acknowledge_timeout_;
 };
@@ -432,11 +413,11 @@ class VaultAdminServiceImpl final : public v1::VaultAdminService::Service {
 class ServicesImpl final : public Services {
  public:
   ServicesImpl(std::unique_ptr<KeyWatch> watch, Vault* vault,
-               const rpc::Authenticator* authenticator, std::function<void()> tokens_changed,
-               absl::Duration acknowledge_timeout)
+               const rpc::Authenticator* authenticator, audit::Log* log,
+               std::function<void()> tokens_changed, absl::Duration acknowledge_timeout)
       : watch_(std::move(watch)),
-        vault_(vault, watch_.get()),
-        admin_(vault, watch_.get(), authenticator, std::move(tokens_changed), acknowledge_timeout) {}
+        vault_(vault, watch_.get(), log),
+        admin_(vault, watch_.get(), authenticator, log, std::move(tokens_changed), acknowledge_timeout) {}
 
   grpc::Service* vault() override { return &vault_; }
   grpc::Service* admin() override { return &admin_; }
@@ -452,6 +433,7 @@ class ServicesImpl final : public Services {
 
 absl::StatusOr<std::unique_ptr<Services>> MakeServices(Vault* vault,
                                                        const rpc::Authenticator* authenticator,
+                                                       audit::Log* log,
                                                        std::function<void()> tokens_changed,
                                                        absl::Duration acknowledge_timeout,
                                                        sql::ChangeFeedOptions changes) {
@@ -459,7 +441,7 @@ absl::StatusOr<std::unique_ptr<Services>> MakeServices(Vault* vault,
                       KeyWatch::Start(
                           std::move(changes),
                           [vault] { return Snapshot(vault->virtual_key_keys()); }, KeyWatch::Parse));
-  return std::make_unique<ServicesImpl>(std::move(watch), vault, authenticator,
+  return std::make_unique<ServicesImpl>(std::move(watch), vault, authenticator, log,
                                         std::move(tokens_changed), acknowledge_timeout);
 }
 

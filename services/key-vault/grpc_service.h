@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "libs/audit/log.h"
 #include "libs/rpc/authenticator.h"
 #include "libs/sql/change_feed.h"
 
@@ -31,6 +32,7 @@ class Services {
 // `tokens_changed` is called before a change of admin tokens is answered.
 absl::StatusOr<std::unique_ptr<Services>> MakeServices(Vault* vault,
                                                        const rpc::Authenticator* authenticator,
+                                                       audit::Log* log,
                                                        std::function<void()> tokens_changed,
                                                        absl::Duration acknowledge_timeout,
                                                        sql::ChangeFeedOptions changes);

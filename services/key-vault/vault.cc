@@ -22,6 +22,7 @@ namespace {
 // Providers forget responses after 30 days; conversations stay as long as they are used.
 constexpr absl::Duration kObjectRetention = absl::Hours(24 * 180);
 
+constexpr std::string_view kFirstToken = "root";
 constexpr size_t kMaxListed = 1000;
 constexpr size_t kMaxNetworks = 100;
 constexpr size_t kMaxUses = 4096;
@@ -31,7 +32,6 @@ constexpr size_t kMaxText = 256;
 constexpr size_t kMaxSecret = 16 * 1024;
 constexpr absl::Duration kMaxOverlap = absl::Hours(24 * 90);
 constexpr absl::Duration kMakingAtMost = absl::Minutes(1);  // far above every timeout on the way
-constexpr int64_t kDefaultPage = 100;
 constexpr int64_t kMaxPage = 1000;
 constexpr int64_t kRewrapPage = 100;
 constexpr std::string_view kDefaultCredential = "default";
@@ -119,12 +119,6 @@ Vault::Vault(std::unique_ptr<Store> store, KeyRing ring, LedgerAccounts* ledger,
       alone_(alone),
       maker_(NewUuid(clock->Wall()).ToString()) {}
 
-AuditRecord Vault::Record(std::string_view actor, std::string_view action, std::string resource,
-                          std::string detail) const {
-  return {0, clock_->Wall(), std::string(actor), std::string(action), std::move(resource),
-          std::move(detail)};
-}
-
 KeyView Vault::View(StoredKey key, const KeyAccount& account) const {
   KeyView view;
   view.path = account.path;
@@ -149,7 +143,7 @@ absl::StatusOr<KeyAccount> Vault::FindKeyAccount(const std::string& path) {
   return account.status();
 }
 
-absl::StatusOr<KeyWithSecret> Vault::CreateKey(std::string_view actor, NewKey request) {
+absl::StatusOr<KeyWithSecret> Vault::CreateKey(audit::Call* audit, NewKey request) {
   TH_RETURN_IF_ERROR(CheckAllowList(request.models, "models"));
   TH_RETURN_IF_ERROR(CheckAllowList(request.providers, "providers"));
   TH_RETURN_IF_ERROR(CheckAllowList(request.endpoints, "endpoints"));
@@ -189,7 +183,7 @@ absl::StatusOr<KeyWithSecret> Vault::CreateKey(std::string_view actor, NewKey re
   key.macs.push_back(MacOf(virtual_key_keys(), made.text, now));
   const absl::Status stored =
       store_->InsertKey(key, intent.client_request_id,
-                        Record(actor, "key.create", key.path, absl::StrCat("id ", key.key_id)));
+                        audit);
   if (!stored.ok()) {
     ResumeIntentsLocked().IgnoreError();
     return stored;
@@ -254,7 +248,7 @@ absl::StatusOr<std::vector<KeyView>> Vault::ListKeys(const std::string& path) {
   return views;
 }
 
-absl::StatusOr<KeyWithSecret> Vault::RotateKey(std::string_view actor, const std::string& path,
+absl::StatusOr<KeyWithSecret> Vault::RotateKey(audit::Call* audit, const std::string& path,
                                                absl::Duration overlap, int64_t* version) {
   if (overlap < absl::ZeroDuration() || overlap > kMaxOverlap) {
     return BadArgument("the overlap is 0 to 90 days");
@@ -280,13 +274,12 @@ absl::StatusOr<KeyWithSecret> Vault::RotateKey(std::string_view actor, const std
   TH_ASSIGN_OR_RETURN(
       StoredKey key,
       store_->ChangeKey(account.account_id, change,
-                        Record(actor, "key.rotate", account.path,
-                               absl::StrCat("overlap ", absl::FormatDuration(overlap))),
+                        audit,
                         version));
   return KeyWithSecret{View(std::move(key), account), std::move(text)};
 }
 
-absl::StatusOr<KeyView> Vault::RevokeKey(std::string_view actor, const std::string& path,
+absl::StatusOr<KeyView> Vault::RevokeKey(audit::Call* audit, const std::string& path,
                                          int64_t* version) {
   TH_ASSIGN_OR_RETURN(const KeyAccount account, FindKeyAccount(path));
   const auto change = [&](StoredKey& key) -> absl::StatusOr<bool> {
@@ -297,11 +290,11 @@ absl::StatusOr<KeyView> Vault::RevokeKey(std::string_view actor, const std::stri
   };
   TH_ASSIGN_OR_RETURN(StoredKey key,
                       store_->ChangeKey(account.account_id, change,
-                                        Record(actor, "key.revoke", account.path), version));
+                                        audit, version));
   return View(std::move(key), account);
 }
 
-absl::StatusOr<KeyView> Vault::UpdateKey(std::string_view actor, const std::string& path,
+absl::StatusOr<KeyView> Vault::UpdateKey(audit::Call* audit, const std::string& path,
                                          KeyChange request, int64_t* version) {
   if (request.models) TH_RETURN_IF_ERROR(CheckAllowList(*request.models, "models"));
   if (request.providers) TH_RETURN_IF_ERROR(CheckAllowList(*request.providers, "providers"));
@@ -311,27 +304,6 @@ absl::StatusOr<KeyView> Vault::UpdateKey(std::string_view actor, const std::stri
     return BadArgument("owner and purpose are one line of at most 256 bytes");
   }
   TH_ASSIGN_OR_RETURN(const KeyAccount account, FindKeyAccount(path));
-  std::string detail;
-  if (request.disabled) absl::StrAppend(&detail, *request.disabled ? "disabled; " : "enabled; ");
-  if (request.models) {
-    absl::StrAppend(&detail, "models ", absl::StrJoin(*request.models, ","), "; ");
-  }
-  if (request.providers) {
-    absl::StrAppend(&detail, "providers ", absl::StrJoin(*request.providers, ","), "; ");
-  }
-  if (request.endpoints) {
-    absl::StrAppend(&detail, "endpoints ", absl::StrJoin(*request.endpoints, ","), "; ");
-  }
-  if (request.networks) {
-    absl::StrAppend(&detail, "networks ", absl::StrJoin(*request.networks, ","), "; ");
-  }
-  if (request.owner) absl::StrAppend(&detail, "owner ", *request.owner, "; ");
-  if (request.purpose) absl::StrAppend(&detail, "purpose ", *request.purpose, "; ");
-  if (request.set_expires_at) {
-    absl::StrAppend(&detail, "expires ",
-                    request.expires_at ? absl::FormatTime(*request.expires_at, absl::UTCTimeZone())
-                                       : std::string("never"));
-  }
   const auto change = [&](StoredKey& key) -> absl::StatusOr<bool> {
     if (key.revoked) {
       return MakeError(absl::StatusCode::kFailedPrecondition, "KEY_REVOKED",
@@ -349,7 +321,7 @@ absl::StatusOr<KeyView> Vault::UpdateKey(std::string_view actor, const std::stri
   };
   TH_ASSIGN_OR_RETURN(StoredKey key,
                       store_->ChangeKey(account.account_id, change,
-                                        Record(actor, "key.update", account.path, detail),
+                                        audit,
                                         version));
   return View(std::move(key), account);
 }
@@ -394,7 +366,7 @@ absl::StatusOr<std::vector<StoredKey>> Vault::LookupKeys(const std::vector<std::
   return keys;
 }
 
-absl::StatusOr<StoredCredential> Vault::SetCredential(std::string_view actor,
+absl::StatusOr<StoredCredential> Vault::SetCredential(audit::Call* audit,
                                                       CredentialRequest request,
                                                       std::string_view secret, int64_t* version) {
   if (request.name.empty()) request.name = kDefaultCredential;
@@ -416,16 +388,10 @@ absl::StatusOr<StoredCredential> Vault::SetCredential(std::string_view actor,
   const auto seal = [&](int64_t credential_version) {
     return ring_.SealCredential(request.provider, request.origin, credential_version, secret);
   };
-  std::string detail = absl::StrCat("name ", request.name, "; origin ", request.origin);
-  if (request.weight > 0) absl::StrAppend(&detail, "; weight ", request.weight);
-  if (request.overlap > absl::ZeroDuration()) {
-    absl::StrAppend(&detail, "; overlap ", absl::FormatDuration(request.overlap));
-  }
   return store_->PutCredential({request.provider, request.name, request.origin, request.weight,
                                 clock_->Wall(), request.overlap},
                                seal,
-                               Record(actor, "credential.set",
-                                      absl::StrCat("provider/", request.provider), detail),
+                               audit,
                                version);
 }
 
@@ -435,49 +401,39 @@ absl::StatusOr<std::vector<StoredCredential>> Vault::ListCredentials() {
   return credentials;
 }
 
-absl::Status Vault::DeleteCredential(std::string_view actor, const std::string& provider,
+absl::Status Vault::DeleteCredential(audit::Call* audit, const std::string& provider,
                                      const std::string& name, int64_t* version) {
   return store_
       ->DeleteCredential(provider, name,
-                         Record(actor, "credential.delete", absl::StrCat("provider/", provider),
-                                name.empty() ? "" : absl::StrCat("name ", name)),
+                         audit,
                          version)
       .status();
 }
 
 absl::StatusOr<std::vector<Vault::OpenedCredential>> Vault::GetCredentials(
-    std::string_view actor, const std::string& provider, const std::string& origin) {
+    const std::string& provider, const std::string& origin) {
   TH_ASSIGN_OR_RETURN(const std::string normalized, NormalizeOrigin(origin));
   TH_ASSIGN_OR_RETURN(std::vector<StoredCredential> stored,
                       provider.empty() ? std::vector<StoredCredential>()
                                        : store_->Credentials(provider));
   EraseExpired(clock_->Wall(), &stored);
-  const std::string resource = absl::StrCat("provider/", provider);
   if (stored.empty()) {
     return MakeError(absl::StatusCode::kNotFound, "CREDENTIAL_NOT_FOUND",
                      absl::StrCat("provider '", provider, "' has no credential; give it one with "
                                   "tollctl provider set"));
   }
   std::vector<OpenedCredential> opened;
-  std::vector<int64_t> versions;
   for (StoredCredential& credential : stored) {
     if (credential.origin != normalized) continue;
     TH_ASSIGN_OR_RETURN(crypto::SecretBytes secret, ring_.OpenCredential(credential));
-    versions.push_back(credential.version);
     opened.push_back({std::move(credential), std::move(secret)});
   }
   if (opened.empty()) {
-    TH_RETURN_IF_ERROR(store_->AppendAudit(
-        Record(actor, "credential.refused", resource,
-               absl::StrCat("asked for ", normalized, ", stored for ", stored.front().origin))));
     return MakeError(absl::StatusCode::kFailedPrecondition, "ORIGIN_CHANGED",
                      absl::StrCat("the credential of provider '", provider, "' was entered for ",
                                   stored.front().origin, " and is not sent to ", normalized,
                                   "; enter it again with tollctl provider set"));
   }
-  TH_RETURN_IF_ERROR(
-      store_->AppendAudit(Record(actor, "credential.read", resource,
-                                 absl::StrCat("version ", absl::StrJoin(versions, ", ")))));
   return opened;
 }
 
@@ -492,7 +448,7 @@ absl::StatusOr<std::vector<Vault::KekUse>> Vault::ListKeyEncryptionKeys() {
   return uses;
 }
 
-absl::StatusOr<Vault::Rewrapped> Vault::RewrapSecrets(std::string_view actor, int64_t limit) {
+absl::StatusOr<Vault::Rewrapped> Vault::RewrapSecrets(int64_t limit) {
   if (limit < 0) return BadArgument("the limit is negative");
   limit = limit == 0 ? kRewrapPage : std::min(limit, kMaxPage);
   TH_RETURN_IF_ERROR(ring_.key_encryption().Reload());
@@ -520,16 +476,12 @@ absl::StatusOr<Vault::Rewrapped> Vault::RewrapSecrets(std::string_view actor, in
   for (const auto& [id, secrets] : counts) {
     if (id != result.kek_id) result.remaining += secrets;
   }
-  if (result.rewrapped > 0) {
-    TH_RETURN_IF_ERROR(store_->AppendAudit(
-        Record(actor, "kek.rewrap", absl::StrCat("kek/", result.kek_id),
-               absl::StrCat(result.rewrapped, " data keys, ", result.remaining, " remain"))));
-  }
   return result;
 }
 
-absl::StatusOr<Vault::TokenWithText> Vault::CreateToken(const rpc::Caller& caller,
+absl::StatusOr<Vault::TokenWithText> Vault::CreateToken(audit::Call* audit,
                                                         const NewToken& request) {
+  const rpc::Caller& caller = audit->caller();
   TokenWithText made;
   made.token.name = request.name;
   made.token.role = RoleOf(request.role);
@@ -537,7 +489,7 @@ absl::StatusOr<Vault::TokenWithText> Vault::CreateToken(const rpc::Caller& calle
   made.token.created_by = caller.actor;
   made.token.created_at = clock_->Wall();
   made.token.expires_at = request.expires_at;
-  if (!IsAccountName(request.name) || request.name == "root") {
+  if (!IsAccountName(request.name) || request.name == kFirstToken) {
     return MakeError(absl::StatusCode::kInvalidArgument, "BAD_NAME",
                      "a token's name is 1 to 64 of letters, digits, '.', '_', '@', '-', and not \"root\"");
   }
@@ -556,37 +508,57 @@ absl::StatusOr<Vault::TokenWithText> Vault::CreateToken(const rpc::Caller& calle
   made.token.hash = rpc::HashOfToken(text);
   made.text = crypto::SecretBytes(text);
   crypto::Cleanse(&text);
-  TH_RETURN_IF_ERROR(store_->InsertToken(
-      made.token, Record(caller.actor, "token.create", absl::StrCat("token/", request.name),
-                         absl::StrCat(request.role, request.subtree.empty() ? "" : " of ", request.subtree))));
+  TH_RETURN_IF_ERROR(store_->InsertToken(made.token, audit));
   return made;
 }
 
+absl::StatusOr<StoredTokens> Vault::KnownTokens() { return store_->Tokens(); }
+
 absl::StatusOr<std::vector<StoredToken>> Vault::ListTokens(std::string_view subtree) {
-  TH_ASSIGN_OR_RETURN(std::vector<StoredToken> tokens, store_->Tokens());
-  std::erase_if(tokens, [&](const StoredToken& token) { return !IsAtOrBelow(token.subtree, subtree); });
-  return tokens;
+  TH_ASSIGN_OR_RETURN(StoredTokens known, store_->Tokens());
+  std::erase_if(known.tokens,
+                [&](const StoredToken& token) { return !IsAtOrBelow(token.subtree, subtree); });
+  return std::move(known.tokens);
 }
 
-absl::Status Vault::RevokeToken(const rpc::Caller& caller, const std::string& name) {
-  TH_ASSIGN_OR_RETURN(const std::vector<StoredToken> tokens, ListTokens(caller.subtree));
-  const bool reached = std::any_of(tokens.begin(), tokens.end(),
-                                   [&](const StoredToken& token) { return token.name == name; });
-  bool deleted = false;
-  if (reached) {
-    TH_ASSIGN_OR_RETURN(deleted, store_->DeleteToken(name, Record(caller.actor, "token.revoke",
-                                                                  absl::StrCat("token/", name))));
+absl::Status Vault::RevokeToken(audit::Call* audit, const std::string& name,
+                                std::string_view first_hash) {
+  const std::string& subtree = audit->caller().subtree;
+  const absl::Time now = clock_->Wall();
+  const auto not_found = [&] {
+    return MakeError(absl::StatusCode::kNotFound, "TOKEN_NOT_FOUND",
+                     absl::StrCat("there is no token ", name, "; `tollctl token list` shows them"));
+  };
+  const auto rules_all = [&](const StoredToken& token) {
+    return token.role == common::v1::ROLE_OWNER && token.subtree.empty() &&
+           (!token.expires_at || *token.expires_at > now);
+  };
+  // Somebody has to be owner of everything: another token, or the first one.
+  const auto check = [&](const StoredTokens& known) -> absl::Status {
+    const auto found = std::find_if(known.tokens.begin(), known.tokens.end(),
+                                    [&](const StoredToken& token) { return token.name == name; });
+    const bool first = name == kFirstToken;
+    if (!first && (found == known.tokens.end() || !IsAtOrBelow(found->subtree, subtree))) {
+      return not_found();
+    }
+    if (!first && !rules_all(*found)) return absl::OkStatus();
+    const auto others = std::count_if(
+        known.tokens.begin(), known.tokens.end(),
+        [&](const StoredToken& token) { return token.name != name && rules_all(token); });
+    const bool first_counts =
+        !first && std::find(known.revoked_hashes.begin(), known.revoked_hashes.end(), first_hash) ==
+                      known.revoked_hashes.end();
+    if (others > 0 || first_counts) return absl::OkStatus();
+    return MakeError(absl::StatusCode::kFailedPrecondition, "LAST_OWNER",
+                     "nobody else is owner of everything; first make a token with: tollctl token "
+                     "create NAME --role owner");
+  };
+  if (name == kFirstToken) {
+    if (!subtree.empty() || first_hash.empty()) return not_found();
+    return store_->RevokeFirstToken(first_hash, now, check, audit);
   }
-  if (deleted) return absl::OkStatus();
-  return MakeError(absl::StatusCode::kNotFound, "TOKEN_NOT_FOUND",
-                   absl::StrCat("there is no token ", name, "; `tollctl token list` shows them"));
-}
-
-absl::StatusOr<std::vector<AuditRecord>> Vault::Audit(int64_t page_size, absl::Time since,
-                                                      const std::string& resource) {
-  if (page_size < 0) return BadArgument("the page size is negative");
-  const int64_t limit = page_size == 0 ? kDefaultPage : std::min(page_size, kMaxPage);
-  return store_->Audit(limit, since, resource);
+  TH_ASSIGN_OR_RETURN(const bool deleted, store_->DeleteToken(name, check, audit));
+  return deleted ? absl::OkStatus() : not_found();
 }
 
 }  // namespace tollhouse::vault

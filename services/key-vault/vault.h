@@ -16,7 +16,7 @@
 #include "absl/time/time.h"
 #include "libs/base/clock.h"
 #include "libs/crypto/secret_bytes.h"
-#include "libs/rpc/authenticator.h"
+#include "libs/audit/call.h"
 #include "services/key-vault/key_ring.h"
 #include "services/key-vault/ledger_accounts.h"
 #include "services/key-vault/store/store.h"
@@ -63,8 +63,7 @@ struct KeyWithSecret {
 };
 
 // Thread-safe. Errors have the reasons of vault_admin.proto and vault.proto, KEY_REVOKED
-// (FAILED_PRECONDITION) for changes of a revoked key, and those of the store. `actor` goes to the audit
-// log. `version` gets the change log's version that edges must have acknowledged to know of the change.
+// (FAILED_PRECONDITION) for changes of a revoked key, and those of the store. `audit` is as the store's. `version` gets the change log's version that edges must have acknowledged to know of the change.
 class Vault {
  public:
   // `alone`: no other process uses the store, so that whatever it has of unfinished keys is left over.
@@ -75,14 +74,14 @@ class Vault {
 
   // Makes the account in the ledger, then the key; if the key cannot be stored, the account goes again
   // (at the latest with the next ResumeIntents).
-  absl::StatusOr<KeyWithSecret> CreateKey(std::string_view actor, NewKey request);
+  absl::StatusOr<KeyWithSecret> CreateKey(audit::Call* audit, NewKey request);
   // Keys at or below a path, all if "".
   absl::StatusOr<std::vector<KeyView>> ListKeys(const std::string& path);
-  absl::StatusOr<KeyWithSecret> RotateKey(std::string_view actor, const std::string& path,
+  absl::StatusOr<KeyWithSecret> RotateKey(audit::Call* audit, const std::string& path,
                                           absl::Duration overlap, int64_t* version);
-  absl::StatusOr<KeyView> RevokeKey(std::string_view actor, const std::string& path,
+  absl::StatusOr<KeyView> RevokeKey(audit::Call* audit, const std::string& path,
                                     int64_t* version);
-  absl::StatusOr<KeyView> UpdateKey(std::string_view actor, const std::string& path,
+  absl::StatusOr<KeyView> UpdateKey(audit::Call* audit, const std::string& path,
                                     KeyChange change, int64_t* version);
   // By public id, with the secrets valid now; unknown ids are absent.
   absl::StatusOr<std::vector<StoredKey>> LookupKeys(const std::vector<std::string>& key_ids);
@@ -105,20 +104,19 @@ class Vault {
     int32_t weight = 0;  // 0: as it is, 1 if it is new
     absl::Duration overlap;
   };
-  absl::StatusOr<StoredCredential> SetCredential(std::string_view actor, CredentialRequest request,
+  absl::StatusOr<StoredCredential> SetCredential(audit::Call* audit, CredentialRequest request,
                                                  std::string_view secret, int64_t* version);
   // Those that are usable, by provider and name.
   absl::StatusOr<std::vector<StoredCredential>> ListCredentials();
   // `name` "": all of the provider's. Idempotent.
-  absl::Status DeleteCredential(std::string_view actor, const std::string& provider,
+  absl::Status DeleteCredential(audit::Call* audit, const std::string& provider,
                                 const std::string& name, int64_t* version);
   struct OpenedCredential {
     StoredCredential stored;
     crypto::SecretBytes secret;
   };
   // The usable ones of a provider that were stored for `origin`; not empty.
-  absl::StatusOr<std::vector<OpenedCredential>> GetCredentials(std::string_view actor,
-                                                               const std::string& provider,
+  absl::StatusOr<std::vector<OpenedCredential>> GetCredentials(const std::string& provider,
                                                                const std::string& origin);
 
   struct KekUse {
@@ -136,7 +134,7 @@ class Vault {
   };
   // Wraps at most `limit` (0: 100) data keys anew under the newest key-encryption key, after looking
   // for new ones. Secrets stay readable meanwhile, also by other replicas.
-  absl::StatusOr<Rewrapped> RewrapSecrets(std::string_view actor, int64_t limit);
+  absl::StatusOr<Rewrapped> RewrapSecrets(int64_t limit);
 
   struct NewToken {
     std::string name;
@@ -148,16 +146,15 @@ class Vault {
     StoredToken token;
     crypto::SecretBytes text;
   };
-  // PERMISSION_DENIED (FORBIDDEN) for more than `caller` may do himself.
-  absl::StatusOr<TokenWithText> CreateToken(const rpc::Caller& caller, const NewToken& request);
+  // PERMISSION_DENIED (FORBIDDEN) for more than the caller may do himself.
+  absl::StatusOr<TokenWithText> CreateToken(audit::Call* audit, const NewToken& request);
   // Those within `subtree`, by name.
   absl::StatusOr<std::vector<StoredToken>> ListTokens(std::string_view subtree);
-  // NOT_FOUND (TOKEN_NOT_FOUND), also for one beyond the caller's reach.
-  absl::Status RevokeToken(const rpc::Caller& caller, const std::string& name);
-
-  // page_size 0: 100; at most 1000.
-  absl::StatusOr<std::vector<AuditRecord>> Audit(int64_t page_size, absl::Time since,
-                                                 const std::string& resource);
+  // All that the services have to know.
+  absl::StatusOr<StoredTokens> KnownTokens();
+  // NOT_FOUND (TOKEN_NOT_FOUND), also for one beyond the caller's reach. "root" is the first token, whose
+  // hash is `first_hash`. FAILED_PRECONDITION (LAST_OWNER) where nobody would be owner of everything.
+  absl::Status RevokeToken(audit::Call* audit, const std::string& name, std::string_view first_hash);
 
   // Takes back key accounts whose keys were never stored (a crash between the two): this process'
   // own, and those of others once they are too old to be still in the making. What the ledger does not
@@ -167,8 +164,6 @@ class Vault {
  private:
   absl::StatusOr<KeyAccount> FindKeyAccount(const std::string& path);
   KeyView View(StoredKey key, const KeyAccount& account) const;
-  AuditRecord Record(std::string_view actor, std::string_view action, std::string resource,
-                     std::string detail = "") const;
   absl::Status ResumeIntentsLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(create_mutex_);
 
   const std::unique_ptr<Store> store_;

@@ -37,9 +37,7 @@ class AdminServiceImpl final : public v1::LedgerAdminService::Service {
  public:
   AdminServiceImpl(Store* store, Publisher* publisher, const rpc::Authenticator* authenticator,
                    audit::Log* log)
-      : store_(store), publisher_(publisher), log_(log), calls_(authenticator, log, [](const absl::Status& status) {
-          return sql::ForCaller(status, "ledger");
-        }) {}
+      : store_(store), publisher_(publisher), log_(log), calls_(authenticator, log, "ledger") {}
 
   grpc::Status CreateAccount(grpc::ServerContext* context, const v1::CreateAccountRequest* request,
                              v1::CreateAccountResponse* response) override {

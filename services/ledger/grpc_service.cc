@@ -229,7 +229,9 @@ class LedgerServiceImpl final : public Base {
   }
 
  private:
-  static grpc::Status Reply(const absl::Status& status) { return rpc::ToGrpc(sql::ForCaller(status, "ledger")); }
+  static grpc::Status Reply(const absl::Status& status) {
+    return rpc::ToGrpc(sql::ForCaller(status, "ledger"));
+  }
 
   template <typename Response>
   static grpc::Status Reply(absl::StatusOr<Response> answer, Response* response) {

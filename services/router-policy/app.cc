@@ -30,12 +30,12 @@ absl::StatusOr<std::unique_ptr<App>> App::Create(Config config) {
   std::unique_ptr<App> app(new App());
   TH_ASSIGN_OR_RETURN(app->database_, sql::OpenDatabase(SettingsOf(config), StoreSchema()));
   sql::Database* const database = app->database_.database.get();
+  app->log_ = std::make_unique<audit::Log>(database, "router", config.clock);
   TH_ASSIGN_OR_RETURN(app->catalog_, Catalog::Open(MakeSqlStore(database)));
-  TH_ASSIGN_OR_RETURN(
-      app->services_,
-      MakeServices(app->catalog_.get(), config.authenticator, config.clock,
-                   config.acknowledge_timeout,
-                   {.database = database, .postgres = app->database_.postgres}));
+  TH_ASSIGN_OR_RETURN(app->services_,
+                      MakeServices(app->catalog_.get(), config.authenticator, app->log_.get(),
+                                   config.clock, config.acknowledge_timeout,
+                                   {.database = database, .postgres = app->database_.postgres}));
   return app;
 }
 

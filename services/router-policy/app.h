@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "libs/audit/log.h"
 #include "libs/base/clock.h"
 #include "libs/rpc/authenticator.h"
 #include "libs/sql/open.h"
@@ -48,6 +49,7 @@ class App {
   App();
 
   sql::OpenedDatabase database_;
+  std::unique_ptr<audit::Log> log_;
   std::unique_ptr<Catalog> catalog_;
   std::unique_ptr<Services> services_;
 };

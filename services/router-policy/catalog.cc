@@ -157,25 +157,26 @@ absl::Status Catalog::Reload() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<Catalog::ProviderChange> Catalog::SetProvider(v1::Provider provider) {
+absl::StatusOr<Catalog::ProviderChange> Catalog::SetProvider(audit::Call* audit,
+                                                             v1::Provider provider) {
   ProviderChange change;
   TH_ASSIGN_OR_RETURN(change.provider, NormalizeProvider(std::move(provider)));
   absl::MutexLock lock(&change_mutex_);
-  TH_ASSIGN_OR_RETURN(change.created, store_->PutProvider(change.provider, &change.version));
+  TH_ASSIGN_OR_RETURN(change.created, store_->PutProvider(audit, change.provider, &change.version));
   TH_RETURN_IF_ERROR(Reload());
   return change;
 }
 
-absl::StatusOr<int64_t> Catalog::DeleteProvider(const std::string& name) {
+absl::StatusOr<int64_t> Catalog::DeleteProvider(audit::Call* audit, const std::string& name) {
   absl::MutexLock lock(&change_mutex_);
   int64_t version = 0;
-  TH_RETURN_IF_ERROR(store_->DeleteProvider(name, &version).status());
+  TH_RETURN_IF_ERROR(store_->DeleteProvider(audit, name, &version).status());
   TH_RETURN_IF_ERROR(Reload());
   return version;
 }
 
 absl::StatusOr<Catalog::PriceChange> Catalog::ImportPrices(
-    const std::vector<v1::ModelPrice>& prices, bool dry_run) {
+    audit::Call* audit, const std::vector<v1::ModelPrice>& prices, bool dry_run) {
   if (prices.size() > kMaxRowsPerImport) return BadPrice("more than 100,000 rows at once");
   std::set<PriceKey> seen;
   for (const v1::ModelPrice& price : prices) {
@@ -214,14 +215,15 @@ absl::StatusOr<Catalog::PriceChange> Catalog::ImportPrices(
     new_rows.push_back(price);
   }
   if (!dry_run && !new_rows.empty()) {
-    TH_RETURN_IF_ERROR(store_->PutPrices(new_rows, &change.version));
+    TH_RETURN_IF_ERROR(store_->PutPrices(audit, new_rows, &change.version));
     TH_RETURN_IF_ERROR(Reload());
   }
   change.price_book_version = policy()->price_book_version();
   return change;
 }
 
-absl::StatusOr<int64_t> Catalog::SetAlias(const v1::ModelAlias& alias, bool remove) {
+absl::StatusOr<int64_t> Catalog::SetAlias(audit::Call* audit, const v1::ModelAlias& alias,
+                                          bool remove) {
   if (!IsModelName(alias.alias())) {
     return BadPrice("an alias is 1 to 256 characters without spaces");
   }
@@ -229,13 +231,13 @@ absl::StatusOr<int64_t> Catalog::SetAlias(const v1::ModelAlias& alias, bool remo
   if (!alias.vendor().empty() && !IsName(alias.vendor())) return BadPrice("a malformed vendor");
   absl::MutexLock lock(&change_mutex_);
   int64_t version = 0;
-  TH_RETURN_IF_ERROR(remove ? store_->DeleteAlias(alias.alias(), alias.vendor(), &version)
-                            : store_->PutAlias(alias, &version));
+  TH_RETURN_IF_ERROR(remove ? store_->DeleteAlias(audit, alias.alias(), alias.vendor(), &version)
+                            : store_->PutAlias(audit, alias, &version));
   TH_RETURN_IF_ERROR(Reload());
   return version;
 }
 
-absl::StatusOr<int64_t> Catalog::SetCeiling(const Ceiling& ceiling) {
+absl::StatusOr<int64_t> Catalog::SetCeiling(audit::Call* audit, const Ceiling& ceiling) {
   constexpr int64_t kMaxRate = 1'000'000'000'000'000;
   for (const int64_t rate : {ceiling.input_nanousd_per_mtok, ceiling.output_nanousd_per_mtok}) {
     if (rate < 0 || rate > kMaxRate) {
@@ -244,7 +246,7 @@ absl::StatusOr<int64_t> Catalog::SetCeiling(const Ceiling& ceiling) {
   }
   absl::MutexLock lock(&change_mutex_);
   int64_t version = 0;
-  TH_RETURN_IF_ERROR(store_->PutCeiling(ceiling, &version));
+  TH_RETURN_IF_ERROR(store_->PutCeiling(audit, ceiling, &version));
   TH_RETURN_IF_ERROR(Reload());
   return version;
 }

@@ -29,7 +29,7 @@ class Catalog {
   absl::StatusOr<std::shared_ptr<const policy::Policy>> PolicyAt(int64_t version);
 
   // The changes below: the version of the store after them, or the error of validation
-  // (INVALID_ARGUMENT with BAD_PROVIDER, BAD_PRICE) or of the store.
+  // (INVALID_ARGUMENT with BAD_PROVIDER, BAD_PRICE) or of the store. `audit` as the store's.
 
   // Normalizes the provider (base URL, catalog) and upserts it.
   struct ProviderChange {
@@ -37,9 +37,9 @@ class Catalog {
     bool created = false;
     int64_t version = 0;
   };
-  absl::StatusOr<ProviderChange> SetProvider(v1::Provider provider);
+  absl::StatusOr<ProviderChange> SetProvider(audit::Call* audit, v1::Provider provider);
   // Idempotent.
-  absl::StatusOr<int64_t> DeleteProvider(const std::string& name);
+  absl::StatusOr<int64_t> DeleteProvider(audit::Call* audit, const std::string& name);
 
   struct PriceChange {
     int32_t added = 0, changed = 0, unchanged = 0;
@@ -47,10 +47,11 @@ class Catalog {
     int64_t version = 0;  // 0: nothing was changed
   };
   // All rows or none. `dry_run` counts only, and names the version of the book as it is.
-  absl::StatusOr<PriceChange> ImportPrices(const std::vector<v1::ModelPrice>& prices, bool dry_run);
+  absl::StatusOr<PriceChange> ImportPrices(audit::Call* audit,
+                                           const std::vector<v1::ModelPrice>& prices, bool dry_run);
 
-  absl::StatusOr<int64_t> SetAlias(const v1::ModelAlias& alias, bool remove);
-  absl::StatusOr<int64_t> SetCeiling(const Ceiling& ceiling);
+  absl::StatusOr<int64_t> SetAlias(audit::Call* audit, const v1::ModelAlias& alias, bool remove);
+  absl::StatusOr<int64_t> SetCeiling(audit::Call* audit, const Ceiling& ceiling);
 
   // Reads of the policy in force.
   std::vector<v1::ListModelsResponse::Model> ListModels(const std::string& provider,

@@ -125,7 +125,7 @@ class CatalogTest : public ::testing::Test {
 TEST_F(CatalogTest, FirstStartLoadsTheShippedPrices) {
   v1::ListPricesRequest all;
   EXPECT_EQ(catalog_->ListPrices(all, kNow).size(), 1365u);
-  ASSERT_TRUE(catalog_->SetProvider(Provider("https://api.openai.com/v1")).ok());
+  ASSERT_TRUE(catalog_->SetProvider(nullptr, Provider("https://api.openai.com/v1")).ok());
   v1::ExplainRouteRequest request;
   request.set_model("gpt-4o-mini");
   request.set_dialect(common::v1::DIALECT_OPENAI);
@@ -140,9 +140,10 @@ TEST_F(CatalogTest, FirstStartLoadsTheShippedPrices) {
 
 TEST_F(CatalogTest, ChangesSurviveARestart) {
   const std::string before = catalog_->policy()->price_book_version();
-  ASSERT_TRUE(catalog_->SetProvider(Provider("https://api.openai.com/v1")).ok());
+  ASSERT_TRUE(catalog_->SetProvider(nullptr, Provider("https://api.openai.com/v1")).ok());
   EXPECT_EQ(catalog_->policy()->price_book_version(), before);  // routes are not prices
-  ASSERT_TRUE(catalog_->ImportPrices(Prices("price openai mine input=1 output=2"), false).ok());
+  ASSERT_TRUE(
+      catalog_->ImportPrices(nullptr, Prices("price openai mine input=1 output=2"), false).ok());
   const std::string after = catalog_->policy()->price_book_version();
   EXPECT_NE(after, before);
   Open();
@@ -153,32 +154,32 @@ TEST_F(CatalogTest, ChangesSurviveARestart) {
 
 TEST_F(CatalogTest, ImportCountsAndTakesAllRowsOrNone) {
   auto rows = Prices("price openai new input=1\nprice openai gpt-4o-mini input=7 output=8");
-  auto dry = catalog_->ImportPrices(rows, true);
+  auto dry = catalog_->ImportPrices(nullptr, rows, true);
   ASSERT_TRUE(dry.ok());
   EXPECT_EQ(dry->added, 1);
   EXPECT_EQ(dry->changed, 1);
   EXPECT_EQ(catalog_->policy()->FindPrice("openai", "new", kNow), nullptr);
-  auto done = catalog_->ImportPrices(rows, false);
+  auto done = catalog_->ImportPrices(nullptr, rows, false);
   ASSERT_TRUE(done.ok());
   EXPECT_NE(done->price_book_version, dry->price_book_version);
-  auto again = catalog_->ImportPrices(rows, false);
+  auto again = catalog_->ImportPrices(nullptr, rows, false);
   EXPECT_EQ(again->unchanged, 2);
   EXPECT_EQ(again->price_book_version, done->price_book_version);
 
   rows = Prices("price openai good input=1");
   rows.emplace_back().set_vendor("openai");
-  EXPECT_EQ(ReasonOf(catalog_->ImportPrices(rows, false).status()), "BAD_PRICE");
+  EXPECT_EQ(ReasonOf(catalog_->ImportPrices(nullptr, rows, false).status()), "BAD_PRICE");
   rows[1] = rows[0];
-  EXPECT_EQ(ReasonOf(catalog_->ImportPrices(rows, false).status()), "BAD_PRICE");
+  EXPECT_EQ(ReasonOf(catalog_->ImportPrices(nullptr, rows, false).status()), "BAD_PRICE");
   rows[1].set_model("evil");
   rows[1].set_source("two\nprice openai gpt-4o input=0");
-  EXPECT_EQ(ReasonOf(catalog_->ImportPrices(rows, false).status()), "BAD_PRICE");
+  EXPECT_EQ(ReasonOf(catalog_->ImportPrices(nullptr, rows, false).status()), "BAD_PRICE");
   EXPECT_EQ(catalog_->policy()->FindPrice("openai", "good", kNow), nullptr);
 }
 
 TEST_F(CatalogTest, ListsPricesInForceOrTheirHistory) {
   ASSERT_TRUE(catalog_
-                  ->ImportPrices(Prices("price v m input=1\nprice v m from=2026-07-30 input=2\n"
+                  ->ImportPrices(nullptr, Prices("price v m input=1\nprice v m from=2026-07-30 input=2\n"
                                         "price v m from=2027-01-01 input=3\nprice v mm input=4"),
                                  false)
                   .ok());
@@ -200,12 +201,12 @@ TEST_F(CatalogTest, ListsModelsOfProviders) {
   v1::Provider provider = Provider("https://api.x.ai/v1");
   provider.set_name("grok");
   provider.set_catalog("xai");
-  ASSERT_TRUE(catalog_->SetProvider(provider).ok());
+  ASSERT_TRUE(catalog_->SetProvider(nullptr, provider).ok());
   provider = Provider("http://127.0.0.1:9000/v1", true);
   provider.set_name("local");
   provider.add_models("llama-70b");
   provider.add_models("gpt-4o-mini*");
-  ASSERT_TRUE(catalog_->SetProvider(provider).ok());
+  ASSERT_TRUE(catalog_->SetProvider(nullptr, provider).ok());
   bool grok = false, llama = false;
   for (const auto& model : catalog_->ListModels("", kNow)) {
     grok |= model.provider() == "grok" && model.price().model() == "grok-3" &&
@@ -220,20 +221,20 @@ TEST_F(CatalogTest, ListsModelsOfProviders) {
 }
 
 TEST_F(CatalogTest, AliasesAndCeiling) {
-  ASSERT_TRUE(catalog_->SetProvider(Provider("https://api.openai.com/v1")).ok());
+  ASSERT_TRUE(catalog_->SetProvider(nullptr, Provider("https://api.openai.com/v1")).ok());
   v1::ModelAlias alias;
   alias.set_alias("fast");
-  EXPECT_EQ(ReasonOf(catalog_->SetAlias(alias, false).status()), "BAD_PRICE");
+  EXPECT_EQ(ReasonOf(catalog_->SetAlias(nullptr, alias, false).status()), "BAD_PRICE");
   alias.set_model("gpt-4o-mini");
-  ASSERT_TRUE(catalog_->SetAlias(alias, false).ok());
+  ASSERT_TRUE(catalog_->SetAlias(nullptr, alias, false).ok());
   v1::ExplainRouteRequest request;
   request.set_model("fast");
   request.set_dialect(common::v1::DIALECT_OPENAI);
   EXPECT_EQ(catalog_->ExplainRoute(request, kNow)->upstream_model(), "gpt-4o-mini");
-  ASSERT_TRUE(catalog_->SetAlias(alias, true).ok());
+  ASSERT_TRUE(catalog_->SetAlias(nullptr, alias, true).ok());
   EXPECT_EQ(ReasonOf(catalog_->ExplainRoute(request, kNow).status()), "MODEL_NOT_FOUND");
-  EXPECT_EQ(ReasonOf(catalog_->SetCeiling({-1, 0}).status()), "BAD_PRICE");
-  ASSERT_TRUE(catalog_->SetCeiling({0, 100'000'000'000}).ok());
+  EXPECT_EQ(ReasonOf(catalog_->SetCeiling(nullptr, {-1, 0}).status()), "BAD_PRICE");
+  ASSERT_TRUE(catalog_->SetCeiling(nullptr, {0, 100'000'000'000}).ok());
   EXPECT_EQ(catalog_->ExplainRoute(request, kNow)->price().vendor(), "ceiling");
 }
 

@@ -6,9 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "libs/audit/admin_calls.h"
 #include "libs/base/status_macros.h"
-#include "libs/rpc/permission.h"
-#include "libs/rpc/status.h"
 #include "libs/rpc/replicated_watch.h"
 #include "libs/sql/for_caller.h"
 #include "services/router-policy/catalog.h"
@@ -42,19 +41,21 @@ class RouterServiceImpl final
 
 class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
  public:
-  RouterAdminServiceImpl(Catalog* catalog, PolicyWatch* watch, const rpc::Authenticator* authenticator,
+  RouterAdminServiceImpl(Catalog* catalog, PolicyWatch* watch,
+                         const rpc::Authenticator* authenticator, audit::Log* log,
                          const Clock* clock, absl::Duration acknowledge_timeout)
       : catalog_(catalog),
         watch_(watch),
-        authenticator_(authenticator),
+        log_(log),
+        calls_(authenticator, log, "router"),
         clock_(clock),
         acknowledge_timeout_(acknowledge_timeout) {}
 
   grpc::Status SetProvider(grpc::ServerContext* context, const v1::SetProviderRequest* request,
                            v1::SetProviderResponse* response) override {
-    return Answer(context, *request, [&](const rpc::Caller&) -> absl::Status {
+    return Answer(context, *request, [&](audit::Call& call) -> absl::Status {
       TH_ASSIGN_OR_RETURN(Catalog::ProviderChange change,
-                          catalog_->SetProvider(request->provider()));
+                          catalog_->SetProvider(&call, request->provider()));
       *response->mutable_provider() = std::move(change.provider);
       response->set_created(change.created);
       AwaitEdges(change.version, response);
@@ -64,7 +65,7 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
 
   grpc::Status ListProviders(grpc::ServerContext* context, const v1::ListProvidersRequest* request,
                              v1::ListProvidersResponse* response) override {
-    return Answer(context, *request, [&](const rpc::Caller&) {
+    return Answer(context, *request, [&](audit::Call&) {
       const auto policy = catalog_->policy();
       for (const v1::Provider* provider : policy->providers()) {
         *response->add_providers() = *provider;
@@ -76,8 +77,8 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
   grpc::Status DeleteProvider(grpc::ServerContext* context,
                               const v1::DeleteProviderRequest* request,
                               v1::DeleteProviderResponse* response) override {
-    return Answer(context, *request, [&](const rpc::Caller&) -> absl::Status {
-      TH_ASSIGN_OR_RETURN(const int64_t version, catalog_->DeleteProvider(request->name()));
+    return Answer(context, *request, [&](audit::Call& call) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(const int64_t version, catalog_->DeleteProvider(&call, request->name()));
       AwaitEdges(version, response);
       return absl::OkStatus();
     });
@@ -85,7 +86,7 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
 
   grpc::Status ListModels(grpc::ServerContext* context, const v1::ListModelsRequest* request,
                           v1::ListModelsResponse* response) override {
-    return Answer(context, *request, [&](const rpc::Caller&) {
+    return Answer(context, *request, [&](audit::Call&) {
       for (auto& model : catalog_->ListModels(request->provider(), clock_->Wall())) {
         *response->add_models() = std::move(model);
       }
@@ -95,7 +96,7 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
 
   grpc::Status ListPrices(grpc::ServerContext* context, const v1::ListPricesRequest* request,
                           v1::ListPricesResponse* response) override {
-    return Answer(context, *request, [&](const rpc::Caller&) {
+    return Answer(context, *request, [&](audit::Call&) {
       for (auto& price : catalog_->ListPrices(*request, clock_->Wall())) {
         *response->add_prices() = std::move(price);
       }
@@ -106,10 +107,10 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
 
   grpc::Status ImportPrices(grpc::ServerContext* context, const v1::ImportPricesRequest* request,
                             v1::ImportPricesResponse* response) override {
-    return Answer(context, *request, [&](const rpc::Caller&) -> absl::Status {
+    return Answer(context, *request, [&](audit::Call& call) -> absl::Status {
       TH_ASSIGN_OR_RETURN(
           const Catalog::PriceChange change,
-          catalog_->ImportPrices({request->prices().begin(), request->prices().end()},
+          catalog_->ImportPrices(&call, {request->prices().begin(), request->prices().end()},
                                  request->dry_run()));
       response->set_added(change.added);
       response->set_changed(change.changed);
@@ -122,9 +123,9 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
 
   grpc::Status SetAlias(grpc::ServerContext* context, const v1::SetAliasRequest* request,
                         v1::SetAliasResponse* response) override {
-    return Answer(context, *request, [&](const rpc::Caller&) -> absl::Status {
+    return Answer(context, *request, [&](audit::Call& call) -> absl::Status {
       TH_ASSIGN_OR_RETURN(const int64_t version,
-                          catalog_->SetAlias(request->alias(), request->remove()));
+                          catalog_->SetAlias(&call, request->alias(), request->remove()));
       AwaitEdges(version, response);
       return absl::OkStatus();
     });
@@ -132,7 +133,7 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
 
   grpc::Status ListAliases(grpc::ServerContext* context, const v1::ListAliasesRequest* request,
                            v1::ListAliasesResponse* response) override {
-    return Answer(context, *request, [&](const rpc::Caller&) {
+    return Answer(context, *request, [&](audit::Call&) {
       const auto policy = catalog_->policy();
       *response->mutable_aliases() = policy->snapshot().aliases();
       response->set_ceiling_input_nanousd_per_mtok(
@@ -145,10 +146,10 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
 
   grpc::Status SetCeiling(grpc::ServerContext* context, const v1::SetCeilingRequest* request,
                           v1::SetCeilingResponse* response) override {
-    return Answer(context, *request, [&](const rpc::Caller&) -> absl::Status {
+    return Answer(context, *request, [&](audit::Call& call) -> absl::Status {
       TH_ASSIGN_OR_RETURN(const int64_t version,
-                          catalog_->SetCeiling({request->input_nanousd_per_mtok(),
-                                                request->output_nanousd_per_mtok()}));
+                          catalog_->SetCeiling(&call, {request->input_nanousd_per_mtok(),
+                                                       request->output_nanousd_per_mtok()}));
       AwaitEdges(version, response);
       return absl::OkStatus();
     });
@@ -156,18 +157,34 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
 
   grpc::Status ExplainRoute(grpc::ServerContext* context, const v1::ExplainRouteRequest* request,
                             v1::ExplainRouteResponse* response) override {
-    return Answer(context, *request, [&](const rpc::Caller&) -> absl::Status {
+    return Answer(context, *request, [&](audit::Call&) -> absl::Status {
       TH_ASSIGN_OR_RETURN(*response, catalog_->ExplainRoute(*request, clock_->Wall()));
       return absl::OkStatus();
     });
   }
 
+  grpc::Status ListAuditEvents(grpc::ServerContext* context,
+                               const v1::ListAuditEventsRequest* request,
+                               v1::ListAuditEventsResponse* response) override {
+    return Answer(context, *request, [&](audit::Call& call) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(*response->mutable_page(),
+                          log_->List(request->query(), call.caller().subtree));
+      return absl::OkStatus();
+    });
+  }
+
+  grpc::Status VerifyAudit(grpc::ServerContext* context, const v1::VerifyAuditRequest* request,
+                           v1::VerifyAuditResponse* response) override {
+    return Answer(context, *request, [&](audit::Call&) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(*response->mutable_report(), log_->Verify(request->expected()));
+      return absl::OkStatus();
+    });
+  }
+
  private:
-  template <typename Body>
   grpc::Status Answer(const grpc::ServerContext* context, const google::protobuf::Message& request,
-                      const Body& body) {
-    const absl::StatusOr<rpc::Caller> caller = rpc::Authorize(authenticator_, *context, request);
-    return rpc::ToGrpc(caller.ok() ? sql::ForCaller(body(*caller), "router") : caller.status());
+                      audit::AdminCalls::Body body) {
+    return calls_.Answer(*context, request, body);
   }
 
   template <typename Response>
@@ -179,7 +196,8 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
 
   Catalog* const catalog_;
   PolicyWatch* const watch_;
-  const rpc::Authenticator* const authenticator_;
+  audit::Log* const log_;
+  const audit::AdminCalls calls_;
   const Clock* const clock_;
   const absl::Duration acknowledge_timeout_;
 };
@@ -187,11 +205,11 @@ class RouterAdminServiceImpl final : public v1::RouterAdminService::Service {
 class ServicesImpl final : public Services {
  public:
   ServicesImpl(std::unique_ptr<PolicyWatch> watch, Catalog* catalog,
-               const rpc::Authenticator* authenticator, const Clock* clock,
+               const rpc::Authenticator* authenticator, audit::Log* log, const Clock* clock,
                absl::Duration acknowledge_timeout)
       : watch_(std::move(watch)),
         router_(watch_.get()),
-        admin_(catalog, watch_.get(), authenticator, clock, acknowledge_timeout) {}
+        admin_(catalog, watch_.get(), authenticator, log, clock, acknowledge_timeout) {}
 
   grpc::Service* router() override { return &router_; }
   grpc::Service* admin() override { return &admin_; }
@@ -207,7 +225,7 @@ class ServicesImpl final : public Services {
 
 absl::StatusOr<std::unique_ptr<Services>> MakeServices(Catalog* catalog,
                                                        const rpc::Authenticator* authenticator,
-                                                       const Clock* clock,
+                                                       audit::Log* log, const Clock* clock,
                                                        absl::Duration acknowledge_timeout,
                                                        sql::ChangeFeedOptions changes) {
   TH_ASSIGN_OR_RETURN(
@@ -218,7 +236,7 @@ absl::StatusOr<std::unique_ptr<Services>> MakeServices(Catalog* catalog,
             TH_ASSIGN_OR_RETURN(const auto policy, catalog->PolicyAt(version));
             return ToResponse(*policy);
           }));
-  return std::make_unique<ServicesImpl>(std::move(watch), catalog, authenticator, clock,
+  return std::make_unique<ServicesImpl>(std::move(watch), catalog, authenticator, log, clock,
                                         acknowledge_timeout);
 }
 

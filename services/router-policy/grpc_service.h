@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "libs/audit/log.h"
 #include "libs/base/clock.h"
 #include "libs/rpc/authenticator.h"
 #include "libs/sql/change_feed.h"
@@ -30,7 +31,7 @@ class Services {
 // they are registered with. Errors of reading the change log.
 absl::StatusOr<std::unique_ptr<Services>> MakeServices(Catalog* catalog,
                                                        const rpc::Authenticator* authenticator,
-                                                       const Clock* clock,
+                                                       audit::Log* log, const Clock* clock,
                                                        absl::Duration acknowledge_timeout,
                                                        sql::ChangeFeedOptions changes);
 

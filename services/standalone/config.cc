@@ -13,6 +13,8 @@ void RegisterOptions(Config* config, config::Options* options) {
   options->Add("tls-key-file", &config->tls_key_file, "its private key");
   options->Add("issuers-file", &config->issuers_file,
                "YAML list of identity providers whose tokens count beside virtual keys");
+  options->Add("admin-issuers-file", &config->admin_issuers_file,
+               "YAML list of identity providers whose tokens administer, by roles in their claims");
   options->Add("edge-threads", &config->edge_threads, "threads that relay requests");
   options->Add("log-level", &config->log_level, "debug, info, warning or error");
 }

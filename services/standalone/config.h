@@ -18,6 +18,7 @@ struct Config {
   std::string tls_certificate_file;
   std::string tls_key_file;
   std::string issuers_file;
+  std::string admin_issuers_file;
   std::string log_level = "info";
   int64_t edge_threads = 2;
 };

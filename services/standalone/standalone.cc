@@ -22,6 +22,7 @@
 #include "libs/crypto/hardening.h"
 #include "libs/obs/admin_server.h"
 #include "libs/obs/log.h"
+#include "libs/rpc/admin_issuers.h"
 #include "libs/rpc/authenticator.h"
 #include "services/budget-enforcer/app.h"
 #include "services/edge/app.h"
@@ -176,6 +177,7 @@ struct Standalone::Parts {
   std::atomic<bool> stopping = false;
   std::unique_ptr<DirectoryLock> lock;
   std::shared_ptr<rpc::Authenticator> authenticator;
+  std::unique_ptr<rpc::AdminIssuers> issuers;  // null: none are configured
   // The admin server outlives what it serves from; members are destroyed in reverse order.
   Hosted<ledger::App> ledger;
   Hosted<router::App> router;
@@ -207,6 +209,10 @@ absl::StatusOr<std::unique_ptr<Standalone>> Standalone::Start(const Config& conf
   unlink(file("endpoints.json").c_str());  // of a process that was killed
   TH_ASSIGN_OR_RETURN(parts->authenticator, rpc::Authenticator::FromFile(file("admin.token"), true));
 
+  if (!config.admin_issuers_file.empty()) {
+    TH_ASSIGN_OR_RETURN(parts->issuers,
+                        rpc::AdminIssuers::Open(config.admin_issuers_file, parts->authenticator.get()));
+  }
   TH_RETURN_IF_ERROR(parts->ledger.Host(ledger::App::Create(
       {.database = "sqlite:" + file("ledger.db"), .authenticator = parts->authenticator.get()})));
   TH_RETURN_IF_ERROR(parts->router.Host(router::App::Create(

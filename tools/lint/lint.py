@@ -22,7 +22,7 @@ LIB_DEPS = {
     "aio": {"base", "config", "obs"},
     "sql": {"base", "config", "obs", "aio"},
     "redis": {"base", "config", "obs", "aio"},
-    "rpc": {"base", "config", "obs", "aio", "crypto", "sql", "proto"},
+    "rpc": {"base", "config", "obs", "aio", "crypto", "sql", "identity", "proto"},
     "audit": {"base", "obs", "crypto", "sql", "rpc", "proto"},
     "http": {"base", "config", "obs", "aio", "crypto"},
     "identity": {"base", "obs", "http"},

@@ -143,10 +143,11 @@ absl::Status Api::Explained(Service service, absl::Status status) const {
 
 template <typename Response, typename StubPointer, typename Method, typename Request>
 absl::StatusOr<Response> Api::Unary(Service service, StubPointer stub, Method method,
-                                    const Request& request) {
+                                    const Request& request, absl::Duration timeout) {
   TH_RETURN_IF_ERROR(Connect(service));
+  if (timeout == absl::ZeroDuration()) timeout = kDefaultTimeout;
   grpc::ClientContext context;
-  stubs_->Prepare(&context, timeout_ == absl::ZeroDuration() ? kDefaultTimeout : timeout_);
+  stubs_->Prepare(&context, timeout_ == absl::ZeroDuration() ? timeout : timeout_);
   observer_->Begin(absl::StrCat("waiting for the ", ServiceName(service)));
   Response response;
   const grpc::Status status = ((*stubs_.*stub).get()->*method)(&context, request, &response);
@@ -286,6 +287,28 @@ absl::StatusOr<vault::v1::RevokeTokenResponse> Api::Call(const vault::v1::Revoke
 }
 absl::StatusOr<vault::v1::ListAuditEventsResponse> Api::Call(const vault::v1::ListAuditEventsRequest& request) {
   return Unary<vault::v1::ListAuditEventsResponse>(Service::kVault, &Stubs::vault, &VaultAdminService::Stub::ListAuditEvents, request);
+}
+
+absl::StatusOr<ledger::v1::ListAuditEventsResponse> Api::Call(const ledger::v1::ListAuditEventsRequest& request) {
+  return Unary<ledger::v1::ListAuditEventsResponse>(Service::kLedger, &Stubs::ledger, &LedgerAdminService::Stub::ListAuditEvents, request);
+}
+absl::StatusOr<ledger::v1::VerifyAuditResponse> Api::Call(const ledger::v1::VerifyAuditRequest& request) {
+  return Unary<ledger::v1::VerifyAuditResponse>(Service::kLedger, &Stubs::ledger, &LedgerAdminService::Stub::VerifyAudit, request, kVerifyTimeout);
+}
+absl::StatusOr<router::v1::ListAuditEventsResponse> Api::Call(const router::v1::ListAuditEventsRequest& request) {
+  return Unary<router::v1::ListAuditEventsResponse>(Service::kRouter, &Stubs::router, &RouterAdminService::Stub::ListAuditEvents, request);
+}
+absl::StatusOr<router::v1::VerifyAuditResponse> Api::Call(const router::v1::VerifyAuditRequest& request) {
+  return Unary<router::v1::VerifyAuditResponse>(Service::kRouter, &Stubs::router, &RouterAdminService::Stub::VerifyAudit, request, kVerifyTimeout);
+}
+absl::StatusOr<vault::v1::VerifyAuditResponse> Api::Call(const vault::v1::VerifyAuditRequest& request) {
+  return Unary<vault::v1::VerifyAuditResponse>(Service::kVault, &Stubs::vault, &VaultAdminService::Stub::VerifyAudit, request, kVerifyTimeout);
+}
+absl::StatusOr<ledger::v1::SetTagRulesResponse> Api::Call(const ledger::v1::SetTagRulesRequest& request) {
+  return Unary<ledger::v1::SetTagRulesResponse>(Service::kLedger, &Stubs::ledger, &LedgerAdminService::Stub::SetTagRules, request);
+}
+absl::StatusOr<ledger::v1::ListTagRulesResponse> Api::Call(const ledger::v1::ListTagRulesRequest& request) {
+  return Unary<ledger::v1::ListTagRulesResponse>(Service::kLedger, &Stubs::ledger, &LedgerAdminService::Stub::ListTagRules, request);
 }
 
 absl::StatusOr<enforcer::v1::ListHoldsResponse> Api::Call(const enforcer::v1::ListHoldsRequest& request) {

@@ -81,7 +81,17 @@ class Api {
   absl::StatusOr<vault::v1::CreateTokenResponse> Call(const vault::v1::CreateTokenRequest& request);
   absl::StatusOr<vault::v1::ListTokensResponse> Call(const vault::v1::ListTokensRequest& request);
   absl::StatusOr<vault::v1::RevokeTokenResponse> Call(const vault::v1::RevokeTokenRequest& request);
+
+  // The audit log of each service. VerifyAudit has an hour, as VerifyLedger.
+  absl::StatusOr<ledger::v1::ListAuditEventsResponse> Call(const ledger::v1::ListAuditEventsRequest& request);
+  absl::StatusOr<ledger::v1::VerifyAuditResponse> Call(const ledger::v1::VerifyAuditRequest& request);
+  absl::StatusOr<router::v1::ListAuditEventsResponse> Call(const router::v1::ListAuditEventsRequest& request);
+  absl::StatusOr<router::v1::VerifyAuditResponse> Call(const router::v1::VerifyAuditRequest& request);
   absl::StatusOr<vault::v1::ListAuditEventsResponse> Call(const vault::v1::ListAuditEventsRequest& request);
+  absl::StatusOr<vault::v1::VerifyAuditResponse> Call(const vault::v1::VerifyAuditRequest& request);
+
+  absl::StatusOr<ledger::v1::SetTagRulesResponse> Call(const ledger::v1::SetTagRulesRequest& request);
+  absl::StatusOr<ledger::v1::ListTagRulesResponse> Call(const ledger::v1::ListTagRulesRequest& request);
 
   absl::StatusOr<enforcer::v1::ListHoldsResponse> Call(const enforcer::v1::ListHoldsRequest& request);
   absl::StatusOr<enforcer::v1::GetBudgetHoldsResponse> Call(const enforcer::v1::GetBudgetHoldsRequest& request);
@@ -94,7 +104,7 @@ class Api {
   absl::Status Connect(Service service);
   template <typename Response, typename StubPointer, typename Method, typename Request>
   absl::StatusOr<Response> Unary(Service service, StubPointer stub, Method method,
-                                 const Request& request);
+                                 const Request& request, absl::Duration timeout = absl::ZeroDuration());
   // The server's error as people read it.
   absl::Status Explained(Service service, absl::Status status) const;
 

@@ -90,7 +90,8 @@ bool HasPath(DocumentKind kind) {
 // The account that must exist before the document can be applied; "" if none.
 std::string Needs(const Document& document) {
   if (!HasPath(document.kind)) return "";
-  if (document.kind == DocumentKind::kBudget || document.kind == DocumentKind::kLimit) {
+  if (document.kind == DocumentKind::kBudget || document.kind == DocumentKind::kLimit ||
+      document.kind == DocumentKind::kTags) {
     return document.name;
   }
   const size_t slash = document.name.rfind('/');
@@ -243,6 +244,9 @@ struct Applier {
   absl::Status operator()(const ledger::v1::SetLimitsRequest& limit) {
     return Done(in, in.api.Call(limit));
   }
+  absl::Status operator()(const ledger::v1::SetTagRulesRequest& tags) {
+    return Done(in, in.api.Call(tags));
+  }
   absl::Status operator()(const ProviderSpec& provider) {
     if (step.set_credential) {
       TH_ASSIGN_OR_RETURN(std::string secret, ReadSecret(provider.credential, in.environment.env));
@@ -254,7 +258,7 @@ struct Applier {
       crypto::Cleanse(&secret);
       const auto stored = in.api.Call(credential);
       crypto::Cleanse(credential.mutable_secret());
-      TH_RETURN_IF_ERROR(stored.status());
+      TH_RETURN_IF_ERROR(Done(in, stored));
     }
     router::v1::SetProviderRequest request;
     *request.mutable_provider() = provider.provider;
@@ -302,6 +306,11 @@ struct Pruner {
     request.set_concurrency(0);
     request.set_max_output_tokens(0);
     request.set_max_request_cost_nanousd(0);
+    return Done(in, in.api.Call(request));
+  }
+  absl::Status operator()(const ledger::v1::SetTagRulesRequest& tags) {
+    ledger::v1::SetTagRulesRequest request;
+    request.set_path(tags.path());
     return Done(in, in.api.Call(request));
   }
   absl::Status operator()(const ProviderSpec&) {
@@ -436,7 +445,8 @@ absl::Status Export(Invocation& in, const ExportArgs& args) {
   in.subject = args.path;
   std::set<DocumentKind> kinds = {DocumentKind::kOrganization, DocumentKind::kTeam,
                                   DocumentKind::kUser,         DocumentKind::kKey,
-                                  DocumentKind::kBudget,       DocumentKind::kLimit};
+                                  DocumentKind::kBudget,       DocumentKind::kLimit,
+                                  DocumentKind::kTags};
   if (args.path.empty()) {
     kinds.insert({DocumentKind::kProvider, DocumentKind::kModel, DocumentKind::kPrice});
   } else {

@@ -63,7 +63,7 @@ absl::StatusOr<CurrentState> LoadCurrentState(Api& api, const std::set<DocumentK
   };
   TH_RETURN_IF_ERROR(LoadPolicy(api, kinds, book_prices, &state));
   if (any({DocumentKind::kOrganization, DocumentKind::kTeam, DocumentKind::kUser,
-           DocumentKind::kKey, DocumentKind::kBudget, DocumentKind::kLimit})) {
+           DocumentKind::kKey, DocumentKind::kBudget, DocumentKind::kLimit, DocumentKind::kTags})) {
     TH_RETURN_IF_ERROR(LoadAccounts(api, kinds, &state));
   }
   if (kinds.contains(DocumentKind::kKey)) {
@@ -85,6 +85,12 @@ absl::StatusOr<CurrentState> LoadCurrentState(Api& api, const std::set<DocumentK
     request.set_below(true);
     TH_ASSIGN_OR_RETURN(const auto limits, api.Call(request));
     for (const auto& limit : limits.limits()) Put(&state, FromLimits(limit));
+  }
+  if (kinds.contains(DocumentKind::kTags)) {
+    ledger::v1::ListTagRulesRequest request;
+    request.set_below(true);
+    TH_ASSIGN_OR_RETURN(const auto rules, api.Call(request));
+    for (const auto& of_account : rules.rules()) Put(&state, FromTagRules(of_account));
   }
   return state;
 }

@@ -21,6 +21,7 @@
 #include "tools/tollctl/parse.h"
 #include "tools/tollctl/price_view.h"
 #include "tools/tollctl/proto_time.h"
+#include "tools/tollctl/tag_rules.h"
 
 namespace tollhouse::tollctl {
 namespace {
@@ -30,7 +31,7 @@ constexpr std::pair<DocumentKind, const char*> kKinds[] = {
     {DocumentKind::kModel, "Model"},       {DocumentKind::kOrganization, "Organization"},
     {DocumentKind::kTeam, "Team"},         {DocumentKind::kUser, "User"},
     {DocumentKind::kKey, "Key"},           {DocumentKind::kBudget, "Budget"},
-    {DocumentKind::kLimit, "Limit"},
+    {DocumentKind::kLimit, "Limit"},       {DocumentKind::kTags, "Tags"},
 };
 constexpr char kPriceSource[] = "tollctl";
 
@@ -297,6 +298,32 @@ absl::Status ReadLimit(Reader& spec, const std::string& name, Document* out) {
   return absl::OkStatus();
 }
 
+absl::Status ReadTags(Reader& spec, const std::string& name, Document* out) {
+  ledger::v1::SetTagRulesRequest request;
+  request.set_path(name);
+  TagRules* const rules = request.mutable_rules();
+  google::protobuf::RepeatedPtrField<std::string> required;
+  TH_RETURN_IF_ERROR(spec.Items("require", &required));
+  for (const std::string& tag : required) TH_RETURN_IF_ERROR(IntoRequired(rules)(tag));
+  TH_RETURN_IF_ERROR(spec.Take("allow", [&](const YAML::Node& value) -> absl::Status {
+    if (!value.IsMap()) return absl::InvalidArgumentError("expected tag: [values]");
+    for (const auto& entry : value) {
+      Reader values(value, spec.file());
+      google::protobuf::RepeatedPtrField<std::string> items;
+      TH_ASSIGN_OR_RETURN(const std::string tag, Reader::Scalar(entry.first));
+      TH_RETURN_IF_ERROR(values.Items(tag, &items));
+      for (const std::string& item : items) {
+        TH_RETURN_IF_ERROR(IntoAllowed(rules)(absl::StrCat(tag, "=", item)));
+      }
+    }
+    return absl::OkStatus();
+  }));
+  if (rules->empty()) return absl::InvalidArgumentError("give require or allow");
+  std::sort(rules->begin(), rules->end(), [](const auto& a, const auto& b) { return a.tag() < b.tag(); });
+  out->body = std::move(request);
+  return absl::OkStatus();
+}
+
 absl::Status ReadCredential(const Reader& spec, const YAML::Node& node, SecretSource* out) {
   Reader credential(node, spec.file());
   TH_RETURN_IF_ERROR(credential.Check());
@@ -431,6 +458,7 @@ absl::StatusOr<Document> ReadDocument(const YAML::Node& node, const std::string&
     case DocumentKind::kKey: read = ReadKey(spec, document.name, &document); break;
     case DocumentKind::kBudget: read = ReadBudget(spec, document.name, &document); break;
     case DocumentKind::kLimit: read = ReadLimit(spec, document.name, &document); break;
+    case DocumentKind::kTags: read = ReadTags(spec, document.name, &document); break;
     case DocumentKind::kProvider: read = ReadProvider(spec, document.name, &document); break;
     case DocumentKind::kModel: read = ReadModel(spec, document.name, &document); break;
     case DocumentKind::kPrice: read = ReadPrice(spec, document.name, &document); break;
@@ -521,6 +549,16 @@ struct SpecWriter {
       SetMoney(&spec, "max_request_cost", limit.max_request_cost_nanousd());
     }
   }
+  void operator()(const ledger::v1::SetTagRulesRequest& tags) {
+    Value required = Value::List();
+    Value allow = Value::Object();
+    for (const common::v1::TagRule& rule : tags.rules()) {
+      if (rule.required()) required.Add(rule.tag());
+      if (!rule.allowed().empty()) SetItems(&allow, rule.tag().c_str(), rule.allowed());
+    }
+    if (!required.items().empty()) spec.Set("require", std::move(required));
+    if (!allow.fields().empty()) spec.Set("allow", std::move(allow));
+  }
   void operator()(const ProviderSpec& body) {
     const router::v1::Provider& provider = body.provider;
     const auto url = policy::ParseBaseUrl(provider.base_url());
@@ -553,6 +591,7 @@ int Rank(const Document& document, const std::set<std::string>& keys) {
   switch (document.kind) {
     case DocumentKind::kBudget:
     case DocumentKind::kLimit:
+    case DocumentKind::kTags:
       // A key is never usable before the budgets above it are set; its own can only come after it.
       return keys.contains(document.name) ? 100 : 50;
     case DocumentKind::kKey: return 70;
@@ -689,6 +728,13 @@ Document FromLimits(const ledger::v1::AccountLimits& limits) {
   body.set_max_output_tokens(limits.limits().max_output_tokens());
   body.set_max_request_cost_nanousd(limits.limits().max_request_cost_nanousd());
   return {DocumentKind::kLimit, limits.path(), "", std::move(body)};
+}
+
+Document FromTagRules(const ledger::v1::AccountTagRules& rules) {
+  ledger::v1::SetTagRulesRequest body;
+  body.set_path(rules.path());
+  *body.mutable_rules() = rules.rules();
+  return {DocumentKind::kTags, rules.path(), "", std::move(body)};
 }
 
 Document FromProvider(const router::v1::Provider& provider) {

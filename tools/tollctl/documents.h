@@ -26,6 +26,7 @@ enum class DocumentKind {
   kKey,
   kBudget,
   kLimit,
+  kTags,  // rules
 };
 const char* KindName(DocumentKind kind);
 
@@ -45,7 +46,7 @@ struct Document {
   std::string name;
   std::string where;  // "acme.yaml:12"; "" if it did not come from a file
   std::variant<ledger::v1::CreateAccountRequest, KeySpec, ledger::v1::SetBudgetRequest,
-               ledger::v1::SetLimitsRequest, ProviderSpec, router::v1::ModelAlias,
+               ledger::v1::SetLimitsRequest, ledger::v1::SetTagRulesRequest, ProviderSpec, router::v1::ModelAlias,
                router::v1::ModelPrice>
       body;
 };
@@ -72,6 +73,7 @@ Document FromAccount(const ledger::v1::Account& account);
 Document FromKey(const vault::v1::Key& key);
 Document FromBudget(const ledger::v1::Budget& budget);
 Document FromLimits(const ledger::v1::AccountLimits& limits);
+Document FromTagRules(const ledger::v1::AccountTagRules& rules);
 Document FromProvider(const router::v1::Provider& provider);
 Document FromAlias(const router::v1::ModelAlias& alias);
 Document FromPrice(const router::v1::ModelPrice& price);

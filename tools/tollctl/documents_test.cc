@@ -175,6 +175,24 @@ TEST(DocumentsTest, WhatTheSystemFilledInIsNoDifference) {
               IsEmpty());
 }
 
+TEST(DocumentsTest, TagRulesReadAndWrite) {
+  const auto read = Parse("{kind: Tags, name: acme, spec: {require: [use_case, ticket], "
+                          "allow: {use_case: [a, b], team: x}}}");
+  const auto& rules = std::get<ledger::v1::SetTagRulesRequest>(read[0].body);
+  ASSERT_EQ(rules.rules_size(), 3);
+  EXPECT_EQ(rules.rules(0).tag(), "team");
+  EXPECT_FALSE(rules.rules(0).required());
+  EXPECT_TRUE(rules.rules(2).required());
+  EXPECT_EQ(rules.rules(2).allowed(1), "b");
+  EXPECT_EQ(rules.rules(1).allowed_size(), 0);
+  ledger::v1::AccountTagRules stored;
+  stored.set_path("acme");
+  *stored.mutable_rules() = rules.rules();
+  EXPECT_THAT(Differences(FromTagRules(stored), read[0]), IsEmpty());
+  EXPECT_FALSE(ParseDocuments("{kind: Tags, name: acme, spec: {}}", "f").ok());
+  EXPECT_FALSE(ParseDocuments("{kind: Tags, name: acme, spec: {allow: [a]}}", "f").ok());
+}
+
 // ctest runs in the source directory.
 TEST(DocumentsTest, EveryKindHasAnExampleThatReads) {
   std::set<DocumentKind> kinds;
@@ -187,7 +205,7 @@ TEST(DocumentsTest, EveryKindHasAnExampleThatReads) {
     EXPECT_TRUE(CheckUnique(*documents).ok()) << entry.path();
     for (const Document& document : *documents) kinds.insert(document.kind);
   }
-  EXPECT_EQ(kinds.size(), 9u);
+  EXPECT_EQ(kinds.size(), 10u);
 }
 
 TEST(DocumentsTest, CredentialFilesAreRelativeToTheirDocument) {

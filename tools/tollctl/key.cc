@@ -68,6 +68,7 @@ absl::Status List(Invocation& in, const std::string& path, bool active) {
 absl::Status Rotate(Invocation& in, const vault::v1::RotateKeyRequest& request) {
   in.subject = request.path();
   TH_ASSIGN_OR_RETURN(const auto response, in.api.Call(request));
+  in.TellStragglers(response.stragglers());
   PrintKey(in, response.key(), response.secret());
   return absl::OkStatus();
 }

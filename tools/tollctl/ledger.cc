@@ -6,6 +6,7 @@
 #include "libs/base/status_macros.h"
 #include "libs/base/uuid.h"
 #include "tools/tollctl/from_proto.h"
+#include "tools/tollctl/heads_file.h"
 #include "tools/tollctl/invocation.h"
 #include "tools/tollctl/nouns.h"
 
@@ -14,21 +15,40 @@ namespace {
 
 constexpr int32_t kPageSize = 1000;
 
-absl::Status Verify(Invocation& in) {
-  TH_ASSIGN_OR_RETURN(const auto result, in.api.Call(ledger::v1::VerifyLedgerRequest()));
+struct VerifyArgs {
+  std::string expect, save;
+};
+
+absl::Status Verify(Invocation& in, const VerifyArgs& args) {
+  ledger::v1::VerifyLedgerRequest request;
+  if (!args.expect.empty()) {
+    ledger::v1::VerifyLedgerProgress expected;
+    TH_RETURN_IF_ERROR(LoadHeads(args.expect, &expected));
+    *request.mutable_expected() = expected.heads();
+  }
+  TH_ASSIGN_OR_RETURN(const auto result, in.api.Call(request));
   if (!result.ok()) in.exit_code = 1;
+  if (!args.save.empty() && result.ok()) {
+    ledger::v1::VerifyLedgerProgress heads;
+    *heads.mutable_heads() = result.heads();
+    TH_RETURN_IF_ERROR(SaveHeads(args.save, heads));
+  }
   Value problems = Value::List();
   for (const std::string& problem : result.problems()) problems.Add(problem);
   if (!in.IsTable()) {
     in.Print({Value::Object({{"ok", result.ok()},
                              {"entries", Value::Count(result.entries())},
-                             {"problems", problems}}),
+                             {"problems", problems},
+                             {"heads", FromProto(result).At("heads")}}),
               "", {}});
     return absl::OkStatus();
   }
   std::ostream& out = *in.environment.out;
   if (result.ok()) {
     out << "The ledger is sound: " << CountText(result.entries()) << " entries recomputed.\n";
+    if (!args.save.empty()) {
+      in.Tell(absl::StrCat("the heads are in ", args.save, ": keep it elsewhere, and compare with --expect"));
+    }
     return absl::OkStatus();
   }
   out << "The ledger has problems (" << CountText(result.entries()) << " entries read):\n";
@@ -87,11 +107,17 @@ absl::Status Adjust(Invocation& in, ledger::v1::AdjustEntryRequest request) {
 
 void RegisterLedger(CommandLine& commands) {
   Noun& noun = commands.AddNoun("ledger", "The journal, and its verification");
+  auto verify = std::make_shared<VerifyArgs>();
   noun.AddVerb("verify", "Recomputes every sum from the journal; exit 1 if anything is off")
       .Describe("Checks conservation of every budget and period, double entry, exactly one posting per\n"
-                "hold, and each price.")
+                "hold, each price, and the chain of the journal: it names rows that were changed, removed or\n"
+                "put elsewhere. The heads of the chains (in JSON, or by --save) show later whether an end was\n"
+                "cut off: keep them elsewhere, and compare with --expect.")
+      .Option("--expect", "FILE", Into(&verify->expect), "heads that were saved before")
+      .Option("--save", "FILE", Into(&verify->save), "write the heads here, if all is well")
       .Example("tollctl ledger verify --output json")
-      .Run([](Invocation& in) { return Verify(in); });
+      .Example("tollctl ledger verify --expect journal.json --save journal.json")
+      .Run([=](Invocation& in) { return Verify(in, *verify); });
 
   auto adjust = std::make_shared<ledger::v1::AdjustEntryRequest>();
   noun.AddVerb("adjust", "Corrects what one request cost: a refund, or another amount on the invoice")

@@ -38,9 +38,11 @@ void RegisterCompletion(CommandLine& commands) {
 
 void RegisterNouns(CommandLine& commands) {
   RegisterAccounts(commands);
+  RegisterRegister(commands);
   RegisterKey(commands);
   RegisterBudget(commands);
   RegisterLimit(commands);
+  RegisterTags(commands);
   RegisterProvider(commands);
   RegisterModel(commands);
   RegisterPrice(commands);

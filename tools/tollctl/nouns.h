@@ -9,6 +9,8 @@ void RegisterAccounts(CommandLine& commands);  // org, team, user: account.cc
 void RegisterKey(CommandLine& commands);
 void RegisterBudget(CommandLine& commands);
 void RegisterLimit(CommandLine& commands);
+void RegisterTags(CommandLine& commands);
+void RegisterRegister(CommandLine& commands);
 void RegisterProvider(CommandLine& commands);
 void RegisterPrice(CommandLine& commands);
 void RegisterModel(CommandLine& commands);

@@ -93,6 +93,7 @@ absl::Status Set(Invocation& in, SetArgs& args) {
     const auto stored = in.api.Call(request);
     crypto::Cleanse(request.mutable_secret());
     TH_RETURN_IF_ERROR(stored.status());
+    in.TellStragglers(stored->stragglers());
   }
   router::v1::SetProviderRequest request;
   *request.mutable_provider() = args.provider;

@@ -4,11 +4,14 @@
 #include <unordered_map>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "libs/audit/call.h"
 #include "libs/base/error.h"
 #include "libs/base/status_macros.h"
 #include "libs/sql/change_log.h"
+#include "services/key-vault/store/to_proto.h"
 #include "tollhouse/vault/v1/vault.pb.h"
 
 namespace tollhouse::vault {
@@ -17,9 +20,11 @@ extern const std::string_view kSqliteSchema1;
 extern const std::string_view kSqliteSchema2;
 extern const std::string_view kSqliteSchema4;
 extern const std::string_view kSqliteSchema6;
+extern const std::string_view kSqliteSchema7;
 extern const std::string_view kPostgresSchema1;
 extern const std::string_view kPostgresSchema3;
 extern const std::string_view kPostgresSchema5;
+extern const std::string_view kPostgresSchema6;
 extern const std::string_view kObjectsSchema;
 
 namespace {
@@ -45,12 +50,22 @@ std::vector<std::string> Lines(const std::string& text) {
   return absl::StrSplit(text, '\n', absl::SkipEmpty());
 }
 
-absl::Status Append(sql::Connection& connection, const AuditRecord& audit) {
-  return connection
-      .Execute("INSERT INTO audit (at, actor, action, resource, detail) VALUES (?1, ?2, ?3, ?4, ?5)",
-               absl::ToUnixMicros(audit.at), audit.actor, audit.action, audit.resource,
-               audit.detail)
-      .status();
+absl::Status Append(sql::Connection& connection, audit::Call* audit) {
+  return audit == nullptr ? absl::OkStatus() : audit->Append(connection);
+}
+
+void Begin(audit::Call* audit) {
+  if (audit != nullptr) audit->Begin();
+}
+
+template <typename Stored>
+void SetBefore(audit::Call* audit, const Stored& stored) {
+  if (audit != nullptr) audit->SetBefore(ToProto(stored));
+}
+
+template <typename Stored>
+void SetAfter(audit::Call* audit, const Stored& stored) {
+  if (audit != nullptr) audit->SetAfter(ToProto(stored));
 }
 
 absl::Status InsertMacs(sql::Connection& connection, const StoredKey& key) {
@@ -272,8 +287,10 @@ class SqlStore final : public Store {
   }
 
   absl::Status InsertKey(const StoredKey& key, std::string_view client_request_id,
-                         const AuditRecord& audit) override {
+                         audit::Call* audit) override {
     return database_->Write([&](sql::Connection& connection) -> absl::Status {
+      Begin(audit);
+      SetAfter(audit, key);
       if (!client_request_id.empty()) {
         TH_ASSIGN_OR_RETURN(const int64_t mine,
                             connection.Execute("DELETE FROM key_intent WHERE "
@@ -302,16 +319,19 @@ class SqlStore final : public Store {
   }
 
   absl::StatusOr<StoredKey> ChangeKey(int64_t account_id, const Change& change,
-                                      const AuditRecord& audit, int64_t* version) override {
+                                      audit::Call* audit, int64_t* version) override {
     StoredKey result;
     const absl::Status status = database_->Write([&](sql::Connection& connection) -> absl::Status {
+      Begin(audit);
       TH_ASSIGN_OR_RETURN(std::optional<StoredKey> key,
                           ReadKey(connection, "WHERE account_id = ?1", account_id));
       if (!key) {
         return MakeError(absl::StatusCode::kNotFound, "KEY_NOT_FOUND",
                          "no virtual key belongs to this account");
       }
+      SetBefore(audit, *key);
       TH_ASSIGN_OR_RETURN(const bool changed, change(*key));
+      SetAfter(audit, *key);
       result = *key;
       if (!changed) return NewestVersion(connection, version);
       TH_RETURN_IF_ERROR(
@@ -421,10 +441,11 @@ class SqlStore final : public Store {
   }
 
   absl::StatusOr<StoredCredential> PutCredential(const NewCredential& fresh, const Seal& seal,
-                                                 const AuditRecord& audit,
+                                                 audit::Call* audit,
                                                  int64_t* version) override {
     StoredCredential credential;
     const absl::Status status = database_->Write([&](sql::Connection& connection) -> absl::Status {
+      Begin(audit);
       credential = {.provider = fresh.provider,
                     .name = fresh.name,
                     .origin = fresh.origin,
@@ -443,6 +464,7 @@ class SqlStore final : public Store {
           ReadCredentials(connection, "WHERE provider = ?1 AND name = ?2 ORDER BY version DESC",
                           fresh.provider, fresh.name));
       if (fresh.weight == 0 && !before.empty()) credential.weight = before.front().weight;
+      if (!before.empty()) SetBefore(audit, before.front());
       const bool kept = !before.empty() && before.front().origin == fresh.origin &&
                         fresh.overlap > absl::ZeroDuration();
       for (size_t i = 0; i < before.size(); ++i) {
@@ -470,6 +492,7 @@ class SqlStore final : public Store {
                        sql::Blob{credential.secret.data_key.bytes},
                        sql::Blob{credential.secret.sealed})
               .status());
+      SetAfter(audit, credential);
       TH_RETURN_IF_ERROR(Append(connection, audit));
       return AppendCredentialChange(connection, fresh.provider, version);
     });
@@ -491,9 +514,15 @@ class SqlStore final : public Store {
   }
 
   absl::StatusOr<bool> DeleteCredential(std::string_view provider, std::string_view name,
-                                        const AuditRecord& audit, int64_t* version) override {
+                                        audit::Call* audit, int64_t* version) override {
     bool deleted = false;
     const absl::Status status = database_->Write([&](sql::Connection& connection) -> absl::Status {
+      Begin(audit);
+      TH_ASSIGN_OR_RETURN(
+          const std::vector<StoredCredential> before,
+          ReadCredentials(connection, "WHERE provider = ?1 AND (name = ?2 OR ?2 = '') ORDER BY version",
+                          provider, name));
+      SetBefore(audit, before);
       TH_ASSIGN_OR_RETURN(
           const int64_t rows,
           connection.Execute("DELETE FROM credential WHERE provider = ?1 AND (name = ?2 OR ?2 = '')",
@@ -548,8 +577,10 @@ class SqlStore final : public Store {
     return replaced;
   }
 
-  absl::Status InsertToken(const StoredToken& token, const AuditRecord& audit) override {
+  absl::Status InsertToken(const StoredToken& token, audit::Call* audit) override {
     return database_->Write([&](sql::Connection& connection) -> absl::Status {
+      Begin(audit);
+      SetAfter(audit, token);
       TH_ASSIGN_OR_RETURN(
           const int64_t rows,
           connection.Execute(
@@ -565,33 +596,48 @@ class SqlStore final : public Store {
     });
   }
 
-  absl::StatusOr<std::vector<StoredToken>> Tokens() override {
-    std::vector<StoredToken> tokens;
+  absl::StatusOr<StoredTokens> Tokens() override {
+    StoredTokens tokens;
     TH_RETURN_IF_ERROR(database_->Read([&](sql::Connection& connection) -> absl::Status {
-      tokens.clear();
-      TH_ASSIGN_OR_RETURN(
-          sql::Rows rows,
-          connection.Query("SELECT name, hash, role, subtree, created_by, created_at, expires_at "
-                           "FROM admin_token ORDER BY name"));
-      while (rows.Next()) {
-        tokens.push_back({rows.Text(0), rows.Text(1), static_cast<common::v1::Role>(rows.Int(2)),
-                          rows.Text(3), rows.Text(4), absl::FromUnixMicros(rows.Int(5)),
-                          TimeAt(rows, 6)});
-      }
-      return rows.status();
+      TH_ASSIGN_OR_RETURN(tokens, ReadTokens(connection));
+      return absl::OkStatus();
     }));
     return tokens;
   }
 
-  absl::StatusOr<bool> DeleteToken(std::string_view name, const AuditRecord& audit) override {
+  absl::StatusOr<bool> DeleteToken(std::string_view name, const CheckTokens& check,
+                                   audit::Call* audit) override {
     bool deleted = false;
     TH_RETURN_IF_ERROR(database_->Write([&](sql::Connection& connection) -> absl::Status {
+      Begin(audit);
+      TH_ASSIGN_OR_RETURN(const StoredTokens known, ReadTokens(connection));
+      TH_RETURN_IF_ERROR(check(known));
+      for (const StoredToken& token : known.tokens) {
+        if (token.name != name || audit == nullptr) continue;
+        audit->SetResource(absl::StrCat("token/", token.name), token.subtree);
+        audit->SetBefore(ToProto(token));
+      }
       TH_ASSIGN_OR_RETURN(const int64_t rows,
                           connection.Execute("DELETE FROM admin_token WHERE name = ?1", name));
       deleted = rows > 0;
       return deleted ? Append(connection, audit) : absl::OkStatus();
     }));
     return deleted;
+  }
+
+  absl::Status RevokeFirstToken(std::string_view hash, absl::Time at, const CheckTokens& check,
+                                audit::Call* audit) override {
+    return database_->Write([&](sql::Connection& connection) -> absl::Status {
+      Begin(audit);
+      TH_ASSIGN_OR_RETURN(const StoredTokens known, ReadTokens(connection));
+      TH_RETURN_IF_ERROR(check(known));
+      TH_RETURN_IF_ERROR(connection
+                             .Execute("INSERT INTO revoked_first_token (hash, at) VALUES (?1, ?2) "
+                                      "ON CONFLICT (hash) DO NOTHING",
+                                      sql::Blob{hash}, absl::ToUnixMicros(at))
+                             .status());
+      return Append(connection, audit);
+    });
   }
 
   absl::Status PutObject(const StoredObject& object, absl::Time keep_after) override {
@@ -635,33 +681,27 @@ class SqlStore final : public Store {
     return object;
   }
 
-  absl::Status AppendAudit(const AuditRecord& audit) override {
-    return database_->Write(
-        [&](sql::Connection& connection) { return Append(connection, audit); });
-  }
-
-  absl::StatusOr<std::vector<AuditRecord>> Audit(int64_t limit, absl::Time since,
-                                                 std::string_view resource) override {
-    std::vector<AuditRecord> records;
-    const absl::Status status = database_->Read([&](sql::Connection& connection) -> absl::Status {
+ private:
+  static absl::StatusOr<StoredTokens> ReadTokens(sql::Connection& connection) {
+    StoredTokens known;
+    {
       TH_ASSIGN_OR_RETURN(
           sql::Rows rows,
-          connection.Query("SELECT id, at, actor, action, resource, detail FROM audit "
-                           "WHERE at >= ?1 AND (?2 = '' OR resource = ?2 OR "
-                           "substr(resource, 1, length(?2) + 1) = ?2 || '/') "
-                           "ORDER BY id DESC LIMIT ?3",
-                           absl::ToUnixMicros(since), resource, limit));
+          connection.Query("SELECT name, hash, role, subtree, created_by, created_at, expires_at "
+                           "FROM admin_token ORDER BY name"));
       while (rows.Next()) {
-        records.push_back({rows.Int(0), absl::FromUnixMicros(rows.Int(1)), rows.Text(2),
-                           rows.Text(3), rows.Text(4), rows.Text(5)});
+        known.tokens.push_back({rows.Text(0), rows.Text(1), static_cast<common::v1::Role>(rows.Int(2)),
+                                rows.Text(3), rows.Text(4), absl::FromUnixMicros(rows.Int(5)),
+                                TimeAt(rows, 6)});
       }
-      return rows.status();
-    });
-    TH_RETURN_IF_ERROR(status);
-    return records;
+      TH_RETURN_IF_ERROR(rows.status());
+    }
+    TH_ASSIGN_OR_RETURN(sql::Rows rows, connection.Query("SELECT hash FROM revoked_first_token"));
+    while (rows.Next()) known.revoked_hashes.push_back(rows.Text(0));
+    TH_RETURN_IF_ERROR(rows.status());
+    return known;
   }
 
- private:
   sql::Database* const database_;
 };
 
@@ -673,12 +713,16 @@ sql::Schema StoreSchema() {
                      {3, sql::ChangeLogSchema(sql::Dialect::kSqlite)},
                      {4, kSqliteSchema4},
                      {5, kObjectsSchema},
-                     {6, kSqliteSchema6}},
+                     {6, kSqliteSchema6},
+                     {7, kSqliteSchema7},
+                     {8, audit::LogSchema(sql::Dialect::kSqlite)}},
           .postgres = {{1, kPostgresSchema1},
                        {2, sql::ChangeLogSchema(sql::Dialect::kPostgres)},
                        {3, kPostgresSchema3},
                        {4, kObjectsSchema},
-                       {5, kPostgresSchema5}}};
+                       {5, kPostgresSchema5},
+                       {6, kPostgresSchema6},
+                       {7, audit::LogSchema(sql::Dialect::kPostgres)}}};
 }
 
 std::unique_ptr<Store> MakeSqlStore(sql::Database* database) {

@@ -15,6 +15,10 @@
 #include "services/key-vault/key_encryption.h"
 #include "tollhouse/common/v1/authorization.pb.h"
 
+namespace tollhouse::audit {
+class Call;
+}
+
 namespace tollhouse::vault {
 
 struct StoredMac {
@@ -92,6 +96,11 @@ struct StoredToken {
   std::optional<absl::Time> expires_at;
 };
 
+struct StoredTokens {
+  std::vector<StoredToken> tokens;          // by name
+  std::vector<std::string> revoked_hashes;  // of first tokens
+};
+
 // An object that a provider keeps, and the account that created it.
 struct StoredObject {
   std::string id;
@@ -100,16 +109,9 @@ struct StoredObject {
   absl::Time created_at;
 };
 
-struct AuditRecord {
-  int64_t id = 0;  // given by the store
-  absl::Time at;
-  std::string actor;
-  std::string action;
-  std::string resource;
-  std::string detail;
-};
-
-// Durable when a call returns; each call is one transaction, with its audit record in it. What edges
+// Durable when a call returns; each call is one transaction. `audit` is the call of whoever asked for it: it
+// is told what was there before and after, and appended to the audit log in the same transaction if
+// anything was changed; null: nobody asked. What edges
 // may have cached is appended to the change log (vault.v1.WatchResponse); `version` gets the version of
 // that, or the newest there is if nothing was changed. Errors: those of libs/sql/database.h.
 // Thread-safe.
@@ -134,13 +136,13 @@ class Store {
 
   // A new key; its intent ("": none) is done. ABORTED (KEY_TAKEN_BACK) if that was claimed or is gone.
   virtual absl::Status InsertKey(const StoredKey& key, std::string_view client_request_id,
-                                 const AuditRecord& audit) = 0;
+                                 audit::Call* audit) = 0;
   // Reads, changes and writes one key in one transaction. `change` answers whether there is anything
   // to write and audit; its error rolls back and is returned. Id, account, path and creation stay.
   // NotFound (KEY_NOT_FOUND) without a key of that account. The key as it is then.
   using Change = std::function<absl::StatusOr<bool>(StoredKey& key)>;
   virtual absl::StatusOr<StoredKey> ChangeKey(int64_t account_id, const Change& change,
-                                              const AuditRecord& audit, int64_t* version) = 0;
+                                              audit::Call* audit, int64_t* version) = 0;
   // Unknown ids are absent from the answer.
   virtual absl::StatusOr<std::vector<StoredKey>> KeysByIds(
       const std::vector<std::string>& key_ids) = 0;
@@ -155,13 +157,13 @@ class Store {
   using Seal = std::function<absl::StatusOr<SealedSecret>(int64_t version)>;
   virtual absl::StatusOr<StoredCredential> PutCredential(const NewCredential& credential,
                                                          const Seal& seal,
-                                                         const AuditRecord& audit,
+                                                         audit::Call* audit,
                                                          int64_t* version) = 0;
   // Those of a provider, all if "", also expired ones: by provider and name, newest version first.
   virtual absl::StatusOr<std::vector<StoredCredential>> Credentials(std::string_view provider) = 0;
   // `name` "": all of the provider's. Whether there was any; audited if so.
   virtual absl::StatusOr<bool> DeleteCredential(std::string_view provider, std::string_view name,
-                                                const AuditRecord& audit, int64_t* version) = 0;
+                                                audit::Call* audit, int64_t* version) = 0;
   // How many data keys each key-encryption key wraps, by its id.
   virtual absl::StatusOr<std::map<std::string, int64_t>> CountWrapped() = 0;
   // Some of those that another key than `kek_id` wraps.
@@ -172,23 +174,22 @@ class Store {
                                               const WrappedKey& fresh) = 0;
 
   // ALREADY_EXISTS (TOKEN_EXISTS).
-  virtual absl::Status InsertToken(const StoredToken& token, const AuditRecord& audit) = 0;
-  // By name.
-  virtual absl::StatusOr<std::vector<StoredToken>> Tokens() = 0;
-  // Whether it was there; audited if so.
-  virtual absl::StatusOr<bool> DeleteToken(std::string_view name, const AuditRecord& audit) = 0;
+  virtual absl::Status InsertToken(const StoredToken& token, audit::Call* audit) = 0;
+  virtual absl::StatusOr<StoredTokens> Tokens() = 0;
+  // Asked within the transaction whether the tokens that there are permit it; its error is returned.
+  using CheckTokens = std::function<absl::Status(const StoredTokens& tokens)>;
+  // Whether it was there.
+  virtual absl::StatusOr<bool> DeleteToken(std::string_view name, const CheckTokens& check,
+                                           audit::Call* audit) = 0;
+  // A first token, by the hash of its text, counts no more. Idempotent.
+  virtual absl::Status RevokeFirstToken(std::string_view hash, absl::Time at, const CheckTokens& check,
+                                        audit::Call* audit) = 0;
 
   // The first to tell of an id keeps it. Objects made before `keep_after` are forgotten.
   virtual absl::Status PutObject(const StoredObject& object, absl::Time keep_after) = 0;
   // Of that account alone. Idempotent.
   virtual absl::Status DeleteObject(std::string_view id, int64_t account_id) = 0;
   virtual absl::StatusOr<std::optional<StoredObject>> ObjectById(std::string_view id) = 0;
-
-  virtual absl::Status AppendAudit(const AuditRecord& audit) = 0;
-  // Newest first, at most `limit`, not before `since`; of a resource and what is below it
-  // ("acme" has "acme/laptop"), or of all if "".
-  virtual absl::StatusOr<std::vector<AuditRecord>> Audit(int64_t limit, absl::Time since,
-                                                         std::string_view resource) = 0;
 };
 
 }  // namespace tollhouse::vault

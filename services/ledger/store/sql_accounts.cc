@@ -177,6 +177,7 @@ absl::StatusOr<AccountRow> SqlStore::InsertAccount(Txn& t, const AccountRow& acc
     TH_RETURN_IF_ERROR(t.c.Execute("UPDATE accounts SET org_id = id WHERE id = ?1", row.id).status());
     TH_RETURN_IF_ERROR(t.c.Execute("INSERT INTO orgs (org_id) VALUES (?1)", row.id).status());
     t.orgs[row.id].next_raise_end = absl::InfiniteFuture();
+    t.orgs[row.id].head = ChainGenesis(row.id, 0);
   }
   t.changes.add_changed_account_ids(row.id);
   TH_RETURN_IF_ERROR(Materialize(t, row));

@@ -34,9 +34,10 @@ constexpr int kPartitionsAhead = 4;
 // The server's history is checked with the lock, so that no transaction builds on what is missing.
 const std::string& LockOrgsStatement() {
   static const std::string statement = absl::StrCat(
-      "SELECT org_id, last_sequence, epoch, next_raise_end, (SELECT history <> ",
+      "SELECT org_id, last_sequence, epoch, next_raise_end, head, unchained, (SELECT history <> ",
       Absl(sql::kServerHistory),
-      " FROM failover) FROM orgs WHERE org_id = ANY (CAST(?1 AS bigint[])) ORDER BY org_id FOR UPDATE");
+      " FROM failover) FROM orgs WHERE org_id = ANY (CAST(?1 AS bigint[])) ORDER BY org_id FOR "
+      "UPDATE");
   return statement;
 }
 
@@ -258,7 +259,8 @@ absl::Status SqlStore::LockOrgs(Txn& t, std::vector<int64_t> ids) {
       org.last_sequence = rows.Int(1);
       org.epoch = rows.Int(2);
       org.next_raise_end = FromColumn(rows.Int(3));
-      t.server_changed |= t.c.dialect() == sql::Dialect::kPostgres && rows.Bool(4);
+      org.head = rows.View(4).empty() ? ChainGenesis(rows.Int(0), rows.Int(5)) : rows.Text(4);
+      t.server_changed |= t.c.dialect() == sql::Dialect::kPostgres && rows.Bool(6);
     }
     return rows.status();
   };
@@ -271,7 +273,9 @@ absl::Status SqlStore::LockOrgs(Txn& t, std::vector<int64_t> ids) {
   for (const int64_t id : ids) {  // the transaction is the only writer
     TH_ASSIGN_OR_RETURN(
         sql::Rows rows,
-        t.c.Query("SELECT org_id, last_sequence, epoch, next_raise_end FROM orgs WHERE org_id = ?1", id));
+        t.c.Query("SELECT org_id, last_sequence, epoch, next_raise_end, head, unchained FROM orgs "
+                  "WHERE org_id = ?1",
+                  id));
     TH_RETURN_IF_ERROR(take(rows));
   }
   return absl::OkStatus();
@@ -353,49 +357,60 @@ absl::Status SqlStore::FinishRows(Txn& t) {
 }
 
 absl::Status SqlStore::FinishMovements(Txn& t) {
-  const auto movements = t.c.Insert("movements", {"org_id", "sequence", "kind", "at", "entries", "note"});
+  const auto movements = t.c.Insert(
+      "movements", {"org_id", "sequence", "kind", "at", "entries", "note", "hash", "digests"});
   const auto lines =
       t.c.Insert("lines", {"org_id", "sequence", "row_id", "epoch", "d_cap", "d_overrun", "d_avail",
                            "d_leased", "d_suspense", "d_spent", "d_lost"});
-  const auto add = [&](int64_t org_id, int64_t sequence, Movement kind, int64_t entries,
-                       std::string_view note) {
-    movements->Int(org_id);
-    movements->Int(sequence);
-    movements->Int(static_cast<int64_t>(kind));
-    movements->Int(ToColumn(t.now));
-    movements->Int(entries);
-    movements->Text(note);
+  // Writes a movement with its lines, and chains it to the org's last one.
+  const auto add = [&](int64_t org_id, OrgState& org, const MovementColumns& movement,
+                       int64_t lines_of, const std::vector<crypto::Sha256Digest>& entries) {
+    std::vector<LineColumns> columns;
+    for (auto line = org.lines.lower_bound({lines_of, INT64_MIN, INT64_MIN});
+         line != org.lines.end() && std::get<0>(line->first) == lines_of; ++line) {
+      const LineDelta& d = line->second;
+      if (d == LineDelta()) continue;
+      columns.push_back({std::get<1>(line->first), std::get<2>(line->first), d.cap.nanos(),
+                         d.overrun.nanos(), d.avail.nanos(), d.leased.nanos(), d.suspense.nanos(),
+                         d.spent.nanos(), d.lost.nanos()});
+      lines->Int(org_id);
+      lines->Int(movement.sequence);
+      for (const int64_t value : columns.back()) lines->Int(value);
+      lines->EndRow();
+    }
+    org.head = HashOfMovement(org.head, movement, columns, entries);
+    for (const int64_t value :
+         {movement.org_id, movement.sequence, movement.kind, movement.at, movement.entries}) {
+      movements->Int(value);
+    }
+    movements->Text(movement.note);
+    movements->Bytes(org.head);
+    movements->Bytes(ShortDigests(entries));
     movements->EndRow();
   };
   for (auto& [id, org] : t.orgs) {
+    MovementColumns columns{.org_id = id, .at = ToColumn(t.now)};
     for (const OrgState::MovementRow& movement : org.movements) {
-      add(id, movement.sequence, movement.kind, 0, movement.note);
+      columns.sequence = movement.sequence;
+      columns.kind = static_cast<int64_t>(movement.kind);
+      columns.note = movement.note;
+      add(id, org, columns, movement.sequence, {});
     }
-    const int64_t first = org.last_sequence + 1;
     if (!org.terminals.empty()) {
-      const auto count = static_cast<int64_t>(org.terminals.size());
-      org.last_sequence += count;
-      add(id, first, Movement::kSettle, count, "");
-      TH_RETURN_IF_ERROR(FinishEntries(t, id, org, first));
+      columns.sequence = org.last_sequence + 1;
+      columns.kind = static_cast<int64_t>(Movement::kSettle);
+      columns.entries = static_cast<int64_t>(org.terminals.size());
+      columns.note = "";
+      org.last_sequence += columns.entries;
+      TH_ASSIGN_OR_RETURN(const auto digests, FinishEntries(t, id, org, columns.sequence));
+      add(id, org, columns, 0, digests);
       TH_RETURN_IF_ERROR(FinishSpend(t, id, org));
-    }
-    for (const auto& [key, delta] : org.lines) {
-      const auto& [sequence, row_id, epoch] = key;
-      if (delta == LineDelta()) continue;
-      lines->Int(id);
-      lines->Int(sequence == 0 ? first : sequence);
-      lines->Int(row_id);
-      lines->Int(epoch);
-      for (const NanoUsd amount : {delta.cap, delta.overrun, delta.avail, delta.leased, delta.suspense,
-                                   delta.spent, delta.lost}) {
-        lines->Int(amount.nanos());
-      }
-      lines->EndRow();
     }
     if (org.dirty || !org.movements.empty() || !org.terminals.empty()) {
       TH_RETURN_IF_ERROR(t.c.Execute("UPDATE orgs SET last_sequence = ?2, epoch = ?3, "
-                                     "next_raise_end = ?4 WHERE org_id = ?1",
-                                     id, org.last_sequence, org.epoch, ToColumn(org.next_raise_end))
+                                     "next_raise_end = ?4, head = ?5 WHERE org_id = ?1",
+                                     id, org.last_sequence, org.epoch, ToColumn(org.next_raise_end),
+                                     sql::Blob{org.head})
                              .status());
     }
     org.dirty = false;
@@ -422,11 +437,15 @@ absl::StatusOr<std::string> SqlStore::PriceDetail(Txn& t, int64_t org_id, const 
   return digest;
 }
 
-absl::Status SqlStore::FinishEntries(Txn& t, int64_t org_id, OrgState& org, int64_t first_sequence) {
-  const auto journal = t.c.Insert(
-      "journal", {"org_id", "sequence", "at", "started_at", "cost", "team_id", "user_id", "key_id",
-                  "input_tokens", "output_tokens", "hold_id", "revision", "kind", "provider", "model",
-                  "request_id", "tags", "fingerprint", "entry", "note"});
+absl::StatusOr<std::vector<crypto::Sha256Digest>> SqlStore::FinishEntries(Txn& t, int64_t org_id,
+                                                                          OrgState& org,
+                                                                          int64_t first_sequence) {
+  // Columns in the order of DigestOfJournalRow (sql_verify.cc).
+  DigestingInsert journal(t.c.Insert(
+      "journal", {"org_id",     "sequence", "at",          "started_at",   "cost",
+                  "team_id",    "user_id",  "key_id",      "input_tokens", "output_tokens",
+                  "hold_id",    "revision", "kind",        "provider",     "model",
+                  "request_id", "tags",     "fingerprint", "entry",        "note"}));
   const std::string* last_detail = nullptr;
   std::string digest;
   std::vector<int64_t> rows;
@@ -437,26 +456,27 @@ absl::Status SqlStore::FinishEntries(Txn& t, int64_t org_id, OrgState& org, int6
       TH_ASSIGN_OR_RETURN(digest, PriceDetail(t, org_id, entry.price_detail()));
       last_detail = &entry.price_detail();
     }
-    journal->Int(org_id);
-    journal->Int(sequence++);
-    journal->Int(ToColumn(t.now));
-    journal->Int(terminal.started_at);
-    journal->Int(terminal.cost);
-    for (const int64_t id : {terminal.team_id, terminal.user_id, terminal.key_id}) journal->Int(id);
-    journal->Int(terminal.input_tokens);
-    journal->Int(terminal.output_tokens);
-    journal->Uuid(entry.hold_id());
-    journal->Int(terminal.revision);
-    journal->Int(static_cast<int64_t>(terminal.kind));
-    journal->Text(entry.provider());
-    journal->Text(entry.model());
+    journal.Int(org_id);
+    journal.Int(sequence++);
+    journal.Int(ToColumn(t.now));
+    journal.Int(terminal.started_at);
+    journal.Int(terminal.cost);
+    for (const int64_t id : {terminal.team_id, terminal.user_id, terminal.key_id}) journal.Int(id);
+    journal.Int(terminal.input_tokens);
+    journal.Int(terminal.output_tokens);
+    journal.Uuid(entry.hold_id());
+    journal.Int(terminal.revision);
+    journal.Int(static_cast<int64_t>(terminal.kind));
+    journal.Text(entry.provider());
+    journal.Text(entry.model());
     if (entry.request_id().empty()) {
-      journal->Null();
+      journal.Null();
     } else {
-      journal->Text(entry.request_id());
+      journal.Text(entry.request_id());
     }
-    journal->Text(entry.tags().empty() ? "" : EncodeTags({entry.tags().begin(), entry.tags().end()}));
-    journal->Bytes(terminal.fingerprint);
+    journal.Text(entry.tags().empty() ? ""
+                                      : EncodeTags({entry.tags().begin(), entry.tags().end()}));
+    journal.Bytes(terminal.fingerprint);
     std::array<int64_t, 4> ids;
     size_t count = 0;
     for (const int64_t id : {org_id, terminal.team_id, terminal.user_id, terminal.key_id}) {
@@ -464,11 +484,12 @@ absl::Status SqlStore::FinishEntries(Txn& t, int64_t org_id, OrgState& org, int6
     }
     rows.clear();
     for (const LoadedRow* const row : terminal.rows) rows.push_back(row->id);
-    journal->Bytes(PackEntry(entry, rows, terminal.lines, {ids.data(), count}, digest));
-    journal->Text(terminal.note);
-    journal->EndRow();
+    journal.Bytes(PackEntry(entry, rows, terminal.lines, {ids.data(), count}, digest));
+    journal.Text(terminal.note);
+    journal.EndRow();
   }
-  return journal->Finish();
+  TH_RETURN_IF_ERROR(journal.Finish());
+  return journal.TakeDigests();
 }
 
 absl::Status SqlStore::FinishSpend(Txn& t, int64_t org_id, const OrgState& org) {

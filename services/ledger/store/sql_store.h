@@ -22,6 +22,7 @@
 #include "libs/base/window.h"
 #include "libs/sql/open.h"
 #include "services/ledger/core/budget_row.h"
+#include "services/ledger/store/chain.h"
 #include "services/ledger/store/store.h"
 #include "services/ledger/store/stored_entry.h"
 
@@ -226,6 +227,7 @@ class SqlStore final : public Store {
       std::string note;
     };
     int64_t last_sequence = 0;
+    std::string head;   // hash of the movement that ends there; before the first one ChainGenesis
     int64_t epoch = 0;  // the open one
     absl::Time next_raise_end;
     bool dirty = false;
@@ -307,7 +309,10 @@ class SqlStore final : public Store {
   absl::Status Finish(Txn& t);
   absl::Status FinishRows(Txn& t);
   absl::Status FinishMovements(Txn& t);
-  absl::Status FinishEntries(Txn& t, int64_t org_id, OrgState& org, int64_t first_sequence);
+  // The digests of their rows.
+  absl::StatusOr<std::vector<crypto::Sha256Digest>> FinishEntries(Txn& t, int64_t org_id,
+                                                                  OrgState& org,
+                                                                  int64_t first_sequence);
   absl::Status FinishSpend(Txn& t, int64_t org_id, const OrgState& org);
   // The digest under which a price detail is kept; writes it where it is new.
   absl::StatusOr<std::string> PriceDetail(Txn& t, int64_t org_id, const std::string& detail);
@@ -551,7 +556,8 @@ void SetTime(absl::Time time, google::protobuf::Timestamp* out);
 // What ReadEntry reads, to be followed by a WHERE clause.
 inline constexpr std::string_view kSelectJournal =
     "SELECT org_id, sequence, at, kind, revision, cost, fingerprint, hold_id, started_at, team_id, "
-    "user_id, key_id, provider, model, request_id, tags, entry, input_tokens, output_tokens FROM journal";
+    "user_id, key_id, provider, model, request_id, tags, entry, input_tokens, output_tokens, note "
+    "FROM journal";
 v1::JournalEntry ToJournalEntry(int64_t org_id, int64_t sequence, absl::Time at, Movement kind,
                                 const v1::Entry& entry);
 

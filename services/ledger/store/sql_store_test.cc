@@ -13,9 +13,13 @@
 namespace tollhouse::ledger {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::Contains;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::UnorderedElementsAre;
 
 constexpr char kPriced[] =
     R"({"v":1,"lines":[{"model":"m","tier":"standard","above":0,"factor_ppm":1000000,)"
@@ -77,15 +81,21 @@ class Ledger {
     return home_.database().Write([&](sql::Connection& c) { return c.ExecuteScript(sql); });
   }
 
-  std::vector<std::string> Problems() {
+  v1::VerifyLedgerProgress Verify(const v1::VerifyLedgerProgress& expected = {}) {
     v1::VerifyLedgerProgress last;
     EXPECT_TRUE(store_
-                    ->Verify({},
+                    ->Verify(expected.heads(),
                              [&](const v1::VerifyLedgerProgress& progress) {
                                last = progress;
                                return true;
                              })
                     .ok());
+    EXPECT_EQ(last.ok(), last.problems().empty());
+    return last;
+  }
+  // `expected`: whose heads were kept.
+  std::vector<std::string> Problems(const v1::VerifyLedgerProgress& expected = {}) {
+    const v1::VerifyLedgerProgress last = Verify(expected);
     return {last.problems().begin(), last.problems().end()};
   }
 
@@ -166,8 +176,8 @@ TEST_P(SqlStoreTest, VerifyNamesWhatWasTamperedWith) {
       {"DELETE FROM lines WHERE d_spent = 70", "its line says cap 0"},
       {"UPDATE lines SET d_spent = 60 WHERE d_spent = 70", "debits are not credits"},
       {"UPDATE lines SET d_spent = 60, d_leased = -60 WHERE d_spent = 70", "its line says"},
-      {"UPDATE journal SET at = at + 1 WHERE cost = 30", "lacks 1 entries"},
-      {"DELETE FROM journal WHERE cost = 70", "lacks 1 entries"},
+      {"UPDATE journal SET at = at + 1 WHERE cost = 30", "was removed from batch"},
+      {"DELETE FROM journal WHERE cost = 70", "was removed from batch"},
       {"DELETE FROM movements WHERE kind = 12", "lacks 1 numbers"},
       {"UPDATE orgs SET last_sequence = last_sequence + 1", "the journal ends at"},
       {"UPDATE budget_rows SET leased = leased - 5, suspense = suspense + 5", "was leased"},
@@ -182,6 +192,148 @@ TEST_P(SqlStoreTest, VerifyNamesWhatWasTamperedWith) {
     EXPECT_TRUE(status.ok()) << tampering.sql << status;
     EXPECT_THAT(ledger.Problems(), Contains(HasSubstr(tampering.named))) << tampering.sql;
   }
+}
+
+// Two batches: the entries that cost 70 and 30 by themselves, then 7, 8 and 9 together.
+class ChainTest : public SqlStoreTest {
+ protected:
+  ChainTest() {
+    PostTwo();
+    const v1::Entry three[] = {Entry(7), Entry(8), Entry(9)};
+    const v1::Entry* const entries[] = {&three[0], &three[1], &three[2]};
+    EXPECT_TRUE(store_->Post(entries).ok());
+    EXPECT_THAT(Problems(), IsEmpty());
+    EXPECT_TRUE(Unlock().ok());
+  }
+
+  std::string Name(int64_t cost) {
+    std::string name;
+    const absl::Status status = home_.database().Read([&](sql::Connection& c) -> absl::Status {
+      TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                          c.Query("SELECT sequence, org_id, hold_id FROM journal WHERE cost = ?1", cost));
+      if (rows.Next()) {
+        name = absl::StrCat("entry ", rows.Int(0), " of org ", rows.Int(1), " (hold ",
+                            UuidFromRaw(rows.View(2))->ToString(), ")");
+      }
+      return rows.status();
+    });
+    EXPECT_TRUE(status.ok()) << status;
+    return name;
+  }
+};
+
+TEST_P(ChainTest, AnEntryThatWasChangedAnywhereIsNamed) {
+  const std::string name = Name(8);
+  for (const std::string change : {"note = note || 'x'", "request_id = request_id || 'x'",
+                                   "tags = tags || 'a=b'", "team_id = team_id + 1", "input_tokens = 5"}) {
+    EXPECT_TRUE(Sql(absl::StrCat("UPDATE journal SET ", change, " WHERE cost = 8")).ok());
+    EXPECT_THAT(Problems(), Contains(absl::StrCat(name, ": was changed or put there"))) << change;
+  }
+}
+
+TEST_P(ChainTest, AChangeThatAddsUpIsFoundToo) {
+  // Who can change every table makes the sums right again.
+  EXPECT_TRUE(Sql("UPDATE journal SET note = 'forged' WHERE cost = 70").ok());
+  EXPECT_THAT(Problems(), ElementsAre(absl::StrCat(Name(70), ": was changed or put there")));
+}
+
+TEST_P(ChainTest, TwoEntriesThatWereSwappedAreNamed) {
+  const std::string seven = Name(7);
+  const std::string nine = Name(9);
+  EXPECT_TRUE(Sql("UPDATE journal SET sequence = -1 WHERE cost = 7;"
+                  "UPDATE journal SET sequence = sequence - 2 WHERE cost = 9;"
+                  "UPDATE journal SET sequence = (SELECT sequence + 2 FROM journal WHERE cost = 9) "
+                  "WHERE cost = 7;")
+                  .ok());
+  EXPECT_THAT(Problems(), UnorderedElementsAre(absl::StrCat(Name(7), ": was changed or put there"),
+                                               absl::StrCat(Name(9), ": was changed or put there")));
+  EXPECT_NE(Name(7), seven);
+  EXPECT_NE(Name(9), nine);
+}
+
+TEST_P(ChainTest, EntriesOfTwoBatchesThatWereSwappedAreNamed) {
+  EXPECT_TRUE(Sql("UPDATE journal SET sequence = -70 WHERE cost = 70;"
+                  "UPDATE journal SET sequence = -8 WHERE cost = 8;").ok());
+  EXPECT_THAT(Problems(), Contains(HasSubstr(": was removed from batch")));
+}
+
+TEST_P(ChainTest, ARemovedEntryIsNamed) {
+  const std::string name = Name(8);
+  EXPECT_TRUE(Sql("DELETE FROM journal WHERE cost = 8").ok());
+  EXPECT_THAT(Problems(), Contains(AllOf(HasSubstr(name.substr(0, name.find(" ("))),
+                                         HasSubstr(": was removed from batch"))));
+}
+
+TEST_P(ChainTest, AMovementOrLineThatWasChangedIsNamed) {
+  EXPECT_TRUE(Sql("UPDATE movements SET note = note || 'x' WHERE kind = 12").ok());
+  EXPECT_THAT(Problems(), ElementsAre(HasSubstr(": it, its lines or its entries were changed or put there")));
+  EXPECT_TRUE(Sql("UPDATE movements SET note = substr(note, 1, length(note) - 1) WHERE kind = 12").ok());
+  EXPECT_THAT(Problems(), IsEmpty());
+  EXPECT_TRUE(Sql("UPDATE lines SET d_lost = d_lost + 1 WHERE d_spent = 24").ok());
+  EXPECT_THAT(Problems(), Contains(HasSubstr(": it, its lines or its entries were changed or put there")));
+}
+
+TEST_P(ChainTest, AHashOrItsDigestsThatWereChangedAreFound) {
+  EXPECT_TRUE(Sql("UPDATE movements SET digests = hash WHERE entries = 3").ok());
+  EXPECT_THAT(Problems(), ElementsAre(HasSubstr(": the digests of its entries were changed")));
+  EXPECT_TRUE(Sql("UPDATE orgs SET head = (SELECT hash FROM movements WHERE kind = 12) WHERE last_sequence > 0").ok());
+  EXPECT_THAT(Problems(), Contains(HasSubstr("the head of its journal was changed")));
+}
+
+TEST_P(ChainTest, AnEntryOrMovementWithoutItsPlaceInTheChainIsNamed) {
+  const bool sqlite = home_.database().dialect() == sql::Dialect::kSqlite;
+  EXPECT_TRUE(Sql(absl::StrCat(
+                      "INSERT INTO journal SELECT org_id, sequence + 1000, at, started_at, cost, team_id, user_id, "
+                      "key_id, input_tokens, output_tokens, ",
+                      sqlite ? "randomblob(16)" : "gen_random_uuid()",
+                      ", revision, kind, provider, model, request_id, tags, fingerprint, entry, note FROM "
+                      "journal WHERE cost = 8"))
+                  .ok());
+  EXPECT_THAT(Problems(), Contains(AllOf(HasSubstr("entry 10"), HasSubstr(": is in no batch"))));
+  EXPECT_TRUE(Sql("INSERT INTO movements (org_id, sequence, kind, at, entries, note) SELECT org_id, "
+                  "last_sequence + 1, 10, 0, 0, '' FROM orgs WHERE last_sequence > 0;"
+                  "UPDATE orgs SET last_sequence = last_sequence + 1 WHERE last_sequence > 0;")
+                  .ok());
+  EXPECT_THAT(Problems(), Contains(HasSubstr(": has no hash, but comes after what has")));
+}
+
+TEST_P(ChainTest, ATailCutWithEverySumIsFoundByHeadsThatWereKept) {
+  const v1::VerifyLedgerProgress kept = Verify();
+  ASSERT_EQ(kept.heads_size(), 1);
+  EXPECT_EQ(kept.heads(0).org(), "acme");
+  EXPECT_EQ(kept.heads(0).hash().size(), 64u);
+  EXPECT_TRUE(
+      Sql("DELETE FROM journal WHERE cost < 10;"
+          "UPDATE orgs SET last_sequence = last_sequence - 3, head = (SELECT m.hash FROM movements m WHERE "
+          "m.entries = 1 ORDER BY m.sequence DESC LIMIT 1) WHERE last_sequence > 0;"
+          "DELETE FROM lines WHERE sequence = (SELECT sequence FROM movements WHERE entries = 3);"
+          "DELETE FROM movements WHERE entries = 3;"
+          "UPDATE budget_rows SET leased = leased + 24, spent = spent - 24;"
+          "UPDATE spend_hours SET cost = cost - 24, requests = requests - 3;")
+          .ok());
+  EXPECT_THAT(Problems(), IsEmpty());
+  EXPECT_THAT(Problems(kept), ElementsAre(HasSubstr("(acme): its journal was cut or written anew")));
+}
+
+TEST_P(ChainTest, HeadsThatWereKeptHoldWhileTheJournalGrows) {
+  const v1::VerifyLedgerProgress kept = Verify();
+  ASSERT_TRUE(Post(Entry(11)).ok());
+  EXPECT_THAT(Problems(kept), IsEmpty());
+}
+
+TEST_P(ChainTest, AJournalFromBeforeTheChainIsContinued) {
+  const char* const none = home_.database().dialect() == sql::Dialect::kSqlite ? "x''" : "''";
+  EXPECT_TRUE(Sql(absl::StrCat("UPDATE movements SET hash = ", none, ", digests = ", none,
+                               "; UPDATE orgs SET unchained = last_sequence, head = ", none))
+                  .ok());
+  EXPECT_THAT(Problems(), IsEmpty());
+  ASSERT_TRUE(Post(Entry(11)).ok());
+  EXPECT_THAT(Problems(), IsEmpty());
+  EXPECT_TRUE(Sql("UPDATE journal SET note = 'x' WHERE cost = 11").ok());
+  EXPECT_THAT(Problems(), ElementsAre(absl::StrCat(Name(11), ": was changed or put there")));
+  EXPECT_TRUE(Sql("UPDATE journal SET note = '' WHERE cost = 11;"
+                  "UPDATE orgs SET unchained = unchained - 1 WHERE unchained > 0").ok());
+  EXPECT_THAT(Problems(), Not(IsEmpty()));
 }
 
 TEST_P(SqlStoreTest, EntriesComeBackWhole) {
@@ -320,6 +472,8 @@ TEST_F(PostgresStoreTest, AnOlderSchemaAndAReadOnlyServerAreRefusedWithTheirReas
   EXPECT_EQ(ReasonOf(sql::OpenDatabase(home_.settings(), StoreSchema()).status()), "SQL_READ_ONLY");
 }
 
+INSTANTIATE_TEST_SUITE_P(Stores, ChainTest,
+                         ::testing::Values(sql::Dialect::kSqlite, sql::Dialect::kPostgres), DialectName);
 INSTANTIATE_TEST_SUITE_P(Stores, SqlStoreTest,
                          ::testing::Values(sql::Dialect::kSqlite, sql::Dialect::kPostgres), DialectName);
 

@@ -4,7 +4,9 @@
 #include "absl/strings/str_cat.h"
 #include "libs/base/error.h"
 #include "libs/base/strings.h"
+#include "libs/crypto/digest.h"
 #include "libs/policy/price_detail.h"
+#include "services/ledger/store/chain.h"
 #include "services/ledger/store/sql_store.h"
 
 namespace tollhouse::ledger {
@@ -36,6 +38,8 @@ class Audit {
     progress_.set_entries(progress_.entries() + 1);
     return progress_.entries() % kEntriesPerProgress == 0 ? Report() : absl::OkStatus();
   }
+
+  void AddHead(v1::JournalHead head) { *progress_.add_heads() = std::move(head); }
 
   absl::Status Done() {
     progress_.set_done(true);
@@ -79,9 +83,49 @@ using Deltas = std::map<std::pair<int64_t, int64_t>, LineDelta>;
 struct Audited {
   int64_t at = 0;
   int64_t entries = 0;
-  std::set<int64_t> seen;  // numbers of its entries
-  Deltas deltas;           // the sum of theirs
+  int64_t kind = 0;
+  std::string note, hash, digests;
+  bool after_gap = false;  // what came before it is missing
+  struct Row {
+    crypto::Sha256Digest digest;
+    std::string name;
+  };
+  std::map<int64_t, Row> rows;  // its entries by number
+  Deltas deltas;                // the sum of theirs
+  std::vector<LineColumns> lines;
 };
+
+// How far the chain of an org's journal has been followed.
+struct Chain {
+  int64_t org_id = 0;
+  int64_t last = 0;       // number of the last entry or movement
+  int64_t unchained = 0;  // up to it there are no hashes
+  std::string head;       // what the org's row says
+  std::string previous;   // the last hash that was read
+  bool known = true;      // whether `previous` is the hash before what comes next
+};
+
+// Of a row as kSelectJournal reads it; the order of columns is that in which FinishEntries writes
+// them.
+crypto::Sha256Digest DigestOfJournalRow(const sql::Rows& rows) {
+  RowImage image;
+  for (const int column : {0, 1, 2, 8, 5, 9, 10, 11, 17, 18}) image.Int(rows.Int(column));
+  image.Bytes(rows.View(7));
+  image.Int(rows.Int(4));
+  image.Int(rows.Int(3));
+  image.Text(rows.View(12));
+  image.Text(rows.View(13));
+  if (rows.IsNull(14)) {
+    image.Null();
+  } else {
+    image.Text(rows.View(14));
+  }
+  image.Text(rows.View(15));
+  image.Bytes(rows.View(6));
+  image.Bytes(rows.View(16));
+  image.Text(rows.View(19));
+  return image.TakeDigest();
+}
 
 std::string Text(const LineDelta& d) {
   return absl::StrCat("cap ", d.cap.nanos(), ", overrun ", d.overrun.nanos(), ", avail ",
@@ -94,25 +138,50 @@ std::string Text(const LineDelta& d) {
 // Goes through the journals of all orgs, window by window, and sums them up.
 class SqlStore::Verifier {
  public:
-  Verifier(SqlStore* store, sql::Connection& c, Audit& audit) : store_(store), c_(c), audit_(audit) {}
+  Verifier(SqlStore* store, sql::Connection& c,
+           const google::protobuf::RepeatedPtrField<v1::JournalHead>& expected, Audit& audit)
+      : store_(store), c_(c), audit_(audit) {
+    for (const v1::JournalHead& head : expected) expected_[{head.org_id(), head.sequence()}] = head;
+  }
 
   absl::Status Run() {
     TH_RETURN_IF_ERROR(audit_.Phase("entries"));
-    std::vector<std::pair<int64_t, int64_t>> orgs;
+    std::vector<Chain> chains;
     {
       TH_ASSIGN_OR_RETURN(sql::Rows rows,
-                          c_.Query("SELECT org_id, last_sequence FROM orgs ORDER BY org_id"));
-      while (rows.Next()) orgs.emplace_back(rows.Int(0), rows.Int(1));
+                          c_.Query("SELECT o.org_id, o.last_sequence, o.head, o.unchained, "
+                                   "coalesce(a.path, '') FROM orgs o LEFT JOIN accounts a ON "
+                                   "a.id = o.org_id ORDER BY o.org_id"));
+      while (rows.Next()) {
+        Chain& chain = chains.emplace_back();
+        chain.org_id = rows.Int(0);
+        chain.last = rows.Int(1);
+        chain.unchained = rows.Int(3);
+        chain.previous = ChainGenesis(chain.org_id, chain.unchained);
+        chain.head = rows.View(2).empty() ? chain.previous : rows.Text(2);
+        if (rows.View(2).empty()) continue;
+        v1::JournalHead head;
+        head.set_org_id(chain.org_id);
+        head.set_org(rows.Text(4));
+        head.set_sequence(chain.last);
+        head.set_hash(crypto::Hex(chain.head));
+        audit_.AddHead(std::move(head));
+      }
       TH_RETURN_IF_ERROR(rows.status());
     }
-    for (const auto& [org, last] : orgs) {
+    for (Chain& chain : chains) {
+      const int64_t org = chain.org_id;
       for (int64_t after = 0;;) {
         TH_ASSIGN_OR_RETURN(const int64_t through, NextWindow(c_, org, after, kNumbersPerWindow));
         if (through == 0) {
-          if (after != last) audit_.Problem("org ", org, ": the journal ends at ", after, ", not at ", last);
+          if (after != chain.last) {
+            audit_.Problem("org ", org, ": the journal ends at ", after, ", not at ", chain.last);
+          } else if (chain.known && chain.previous != chain.head) {
+            audit_.Problem("org ", org, ": the head of its journal was changed");
+          }
           break;
         }
-        TH_RETURN_IF_ERROR(VerifyWindow(org, after, through));
+        TH_RETURN_IF_ERROR(VerifyWindow(chain, after, through));
         after = through;
       }
     }
@@ -123,8 +192,14 @@ class SqlStore::Verifier {
     TH_ASSIGN_OR_RETURN(sql::Rows count, c_.Query("SELECT count(*) FROM journal"));
     if (count.Next() && count.Int(0) != entries_) {
       audit_.Problem("the journal has ", count.Int(0), " entries, its batches ", entries_);
+      TH_RETURN_IF_ERROR(FindStrays());
     }
     TH_RETURN_IF_ERROR(count.status());
+    for (const auto& [key, head] : expected_) {
+      audit_.Problem("org ", key.first, head.org().empty() ? "" : " (", head.org(),
+                     head.org().empty() ? "" : ")", ": its journal was cut or written anew: at ",
+                     key.second, " it had the hash ", head.hash());
+    }
     TH_RETURN_IF_ERROR(audit_.Phase("conservation"));
     TH_RETURN_IF_ERROR(VerifyRows());
     TH_RETURN_IF_ERROR(audit_.Phase("leases and suspense"));
@@ -139,21 +214,48 @@ class SqlStore::Verifier {
     return hold.ok() ? hold->ToString() : "?";
   }
 
-  absl::Status VerifyWindow(int64_t org, int64_t after, int64_t through) {
+  // Entries that are in no batch, wherever they are.
+  absl::Status FindStrays() {
+    TH_ASSIGN_OR_RETURN(sql::Rows rows, c_.Query("SELECT j.org_id, j.sequence, j.hold_id FROM "
+                                                 "journal j WHERE coalesce((SELECT CASE WHEN "
+                                                 "m.sequence + m.entries > j.sequence AND m.at = "
+                                                 "j.at THEN 1 ELSE 0 END FROM movements m WHERE "
+                                                 "m.org_id = j.org_id AND m.sequence <= j.sequence "
+                                                 "ORDER BY m.sequence DESC LIMIT 1), 0) = 0 "
+                                                 "ORDER BY j.org_id, j.sequence LIMIT 1000"));
+    while (rows.Next()) {
+      audit_.Problem(EntryName(rows.Int(0), rows.Int(1), rows.View(2)), ": is in no batch");
+    }
+    return rows.status();
+  }
+
+  static std::string EntryName(int64_t org, int64_t sequence, std::string_view hold) {
+    return absl::StrCat("entry ", sequence, " of org ", org, " (hold ", HoldName(hold), ")");
+  }
+
+  absl::Status VerifyWindow(Chain& chain, int64_t after, int64_t through) {
+    const int64_t org = chain.org_id;
     std::map<int64_t, Audited> movements;
     {
-      TH_ASSIGN_OR_RETURN(
-          sql::Rows rows,
-          c_.Scan("SELECT sequence, at, entries FROM movements WHERE org_id = ?1 AND sequence > ?2 AND "
-                  "sequence <= ?3 ORDER BY sequence",
-                  org, after, through));
+      TH_ASSIGN_OR_RETURN(sql::Rows rows,
+                          c_.Scan("SELECT sequence, at, entries, kind, note, hash, digests FROM "
+                                  "movements WHERE org_id = ?1 AND sequence > ?2 AND "
+                                  "sequence <= ?3 ORDER BY sequence",
+                                  org, after, through));
       int64_t next = after + 1;
       while (rows.Next()) {
         const int64_t sequence = rows.Int(0);
         if (sequence != next) {
-          audit_.Problem("org ", org, ": the journal lacks ", sequence - next, " numbers before ", sequence);
+          audit_.Problem("org ", org, ": the journal lacks ", sequence - next, " numbers before ",
+                         sequence, ": what stood there was removed");
         }
-        movements[sequence] = {.at = rows.Int(1), .entries = rows.Int(2)};
+        movements[sequence] = {.at = rows.Int(1),
+                               .entries = rows.Int(2),
+                               .kind = rows.Int(3),
+                               .note = rows.Text(4),
+                               .hash = rows.Text(5),
+                               .digests = rows.Text(6),
+                               .after_gap = sequence != next};
         next = sequence + std::max<int64_t>(rows.Int(2), 1);
       }
       TH_RETURN_IF_ERROR(rows.status());
@@ -167,30 +269,80 @@ class SqlStore::Verifier {
       while (rows.Next()) {
         TH_RETURN_IF_ERROR(audit_.CountEntry());
         TH_ASSIGN_OR_RETURN(const StoredEntry entry, store_->ReadEntry(c_, rows));
-        VerifyEntry(entry, movements);
+        VerifyEntry(entry, DigestOfJournalRow(rows), movements);
       }
       TH_RETURN_IF_ERROR(rows.status());
     }
     for (const auto& [sequence, movement] : movements) {
-      const auto seen = static_cast<int64_t>(movement.seen.size());
-      if (seen != movement.entries) {
-        audit_.Problem("org ", org, ": the journal lacks ", movement.entries - seen, " entries of batch ",
-                       sequence);
+      for (int64_t number = sequence; number < sequence + movement.entries; ++number) {
+        if (movement.rows.contains(number)) continue;
+        audit_.Problem("entry ", number, " of org ", org, ": was removed from batch ", sequence);
       }
     }
-    return VerifyLines(org, after, through, movements);
+    TH_RETURN_IF_ERROR(VerifyLines(org, after, through, movements));
+    VerifyChain(chain, movements);
+    return absl::OkStatus();
   }
 
-  void VerifyEntry(const StoredEntry& stored, std::map<int64_t, Audited>& movements) {
+  // Each movement is judged by what stands before it, so that one bad row is one problem.
+  void VerifyChain(Chain& chain, std::map<int64_t, Audited>& movements) {
+    for (auto& [sequence, movement] : movements) {
+      const int64_t end = sequence + std::max<int64_t>(movement.entries, 1) - 1;
+      if (end <= chain.unchained) continue;
+      const std::string name = absl::StrCat("movement ", sequence, " of org ", chain.org_id);
+      if (movement.hash.empty()) {
+        audit_.Problem(name, ": has no hash, but comes after what has");
+        chain.known = false;
+        continue;
+      }
+      if (movement.after_gap) chain.known = false;
+      VerifyMovement(chain, sequence, name, movement);
+      chain.previous = movement.hash;
+      chain.known = true;
+      const auto expected = expected_.find({chain.org_id, end});
+      if (expected != expected_.end() && expected->second.hash() == crypto::Hex(movement.hash)) {
+        expected_.erase(expected);
+      }
+    }
+  }
+
+  void VerifyMovement(const Chain& chain, int64_t sequence, const std::string& name,
+                      Audited& movement) {
+    bool named = false;  // what is wrong has been said
+    std::vector<crypto::Sha256Digest> digests;
+    const bool digested = static_cast<int64_t>(movement.digests.size()) ==
+                          movement.entries * static_cast<int64_t>(kShortDigest);
+    for (const auto& [number, row] : movement.rows) {
+      digests.push_back(row.digest);
+      const size_t at = static_cast<size_t>(number - sequence) * kShortDigest;
+      if (!digested || ShortDigests({row.digest}) == movement.digests.substr(at, kShortDigest))
+        continue;
+      audit_.Problem(row.name, ": was changed or put there");
+      named = true;
+    }
+    named |= static_cast<int64_t>(movement.rows.size()) != movement.entries;
+    if (named || !chain.known) return;
+    std::sort(movement.lines.begin(), movement.lines.end());
+    const MovementColumns columns{chain.org_id, sequence,         movement.kind,
+                                  movement.at,  movement.entries, movement.note};
+    if (HashOfMovement(chain.previous, columns, movement.lines, digests) != movement.hash) {
+      audit_.Problem(name, ": it, its lines or its entries were changed or put there");
+    } else if (ShortDigests(digests) != movement.digests) {
+      audit_.Problem(name, ": the digests of its entries were changed");
+    }
+  }
+
+  void VerifyEntry(const StoredEntry& stored, const crypto::Sha256Digest& digest,
+                   std::map<int64_t, Audited>& movements) {
     ++entries_;
     const v1::Entry& entry = stored.entry;
-    const std::string name = absl::StrCat("entry ", stored.sequence, " of org ", stored.org_id, " (hold ",
-                                          HoldName(entry.hold_id()), ")");
+    const std::string name = EntryName(stored.org_id, stored.sequence, entry.hold_id());
     auto batch = movements.upper_bound(stored.sequence);
     if (batch == movements.begin() || stored.sequence >= std::prev(batch)->first + std::prev(batch)->second.entries ||
         ToColumn(stored.at) != std::prev(batch)->second.at) {
       audit_.Problem(name, ": is in no batch");
-    } else if (Audited& audited = (--batch)->second; !audited.seen.insert(stored.sequence).second) {
+    } else if (Audited& audited = (--batch)->second;
+               !audited.rows.try_emplace(stored.sequence, Audited::Row{digest, name}).second) {
       audit_.Problem(name, ": has another's number");
     } else {
       for (const EntryLine& line : stored.lines) {
@@ -224,7 +376,7 @@ class SqlStore::Verifier {
   }
 
   absl::Status VerifyLines(int64_t org, int64_t after, int64_t last,
-                           const std::map<int64_t, Audited>& movements) {
+                           std::map<int64_t, Audited>& movements) {
     std::map<int64_t, Deltas> of_batches;
     {
       TH_ASSIGN_OR_RETURN(
@@ -244,8 +396,11 @@ class SqlStore::Verifier {
         const auto movement = movements.find(sequence);
         if (movement == movements.end()) {
           audit_.Problem(name, ": no such movement");
-        } else if (movement->second.entries > 0) {
-          of_batches[sequence][{rows.Int(1), rows.Int(2)}] = d;
+        } else {
+          movement->second.lines.push_back({rows.Int(1), rows.Int(2), rows.Int(3), rows.Int(4),
+                                            rows.Int(5), rows.Int(6), rows.Int(7), rows.Int(8),
+                                            rows.Int(9)});
+          if (movement->second.entries > 0) of_batches[sequence][{rows.Int(1), rows.Int(2)}] = d;
         }
         rows_[rows.Int(1)] += d;
         epochs_[{rows.Int(1), rows.Int(2)}] += d;
@@ -373,6 +528,8 @@ class SqlStore::Verifier {
   SqlStore* const store_;
   sql::Connection& c_;
   Audit& audit_;
+  std::map<std::pair<int64_t, int64_t>, v1::JournalHead>
+      expected_;  // by org and number, not found yet
   int64_t entries_ = 0;
   std::map<int64_t, LineDelta> rows_;
   Deltas epochs_;
@@ -390,7 +547,7 @@ absl::Status SqlStore::Verify(
   }
   Audit audit(progress);
   TH_RETURN_IF_ERROR(database_->Read(
-      [&](sql::Connection& c) { return Verifier(this, c, audit).Run(); }));
+      [&](sql::Connection& c) { return Verifier(this, c, expected, audit).Run(); }));
   return audit.Done();
 }
 

@@ -1,13 +1,16 @@
 #include "services/router-policy/store/sql_store.h"
 
+#include <algorithm>
 #include <limits>
 #include <utility>
 
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "libs/audit/call.h"
 #include "libs/base/status_macros.h"
 #include "libs/policy/price_book.h"
 #include "libs/sql/change_log.h"
+#include "tollhouse/router/v1/router_admin.pb.h"
 
 namespace tollhouse::router {
 
@@ -18,13 +21,16 @@ namespace {
 
 constexpr int64_t kAlways = std::numeric_limits<int64_t>::min();
 
+int64_t EffectiveFrom(const v1::ModelPrice& price) {
+  return price.has_effective_from() ? price.effective_from().seconds() : kAlways;
+}
+
 absl::Status PutPrice(sql::Connection& connection, const v1::ModelPrice& price) {
-  const int64_t from = price.has_effective_from() ? price.effective_from().seconds() : kAlways;
   return connection
       .Execute(
           "INSERT INTO price (vendor, model, effective_from, line) VALUES (?1, ?2, ?3, ?4) "
           "ON CONFLICT (vendor, model, effective_from) DO UPDATE SET line = excluded.line",
-          price.vendor(), price.model(), from, policy::FormatPrice(price))
+          price.vendor(), price.model(), EffectiveFrom(price), policy::FormatPrice(price))
       .status();
 }
 
@@ -97,64 +103,94 @@ class SqlStore final : public Store {
     return loaded;
   }
 
-  absl::StatusOr<bool> PutProvider(const v1::Provider& provider, int64_t* version) override {
+  absl::StatusOr<bool> PutProvider(audit::Call* audit, const v1::Provider& provider,
+                                   int64_t* version) override {
     bool created = false;
-    const absl::Status status = Change(version, [&](sql::Connection& connection) -> absl::Status {
-      TH_ASSIGN_OR_RETURN(const int64_t deleted,
-                          connection.Execute("DELETE FROM provider WHERE name = ?1",
-                                             provider.name()));
-      created = deleted == 0;
-      return connection
-          .Execute(
-              "INSERT INTO provider (name, dialect, base_url, catalog, allow_private, priority, "
-              "models, ca_file, no_include_usage, errors_are_billed, auto_service_tier) "
-              "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-              provider.name(), static_cast<int64_t>(provider.dialect()), provider.base_url(),
-              provider.catalog(), provider.allow_private(), provider.priority(),
-              absl::StrJoin(provider.models(), "\n"), provider.ca_file(),
-              provider.quirks().no_include_usage(), provider.quirks().errors_are_billed(),
-              provider.quirks().auto_service_tier())
-          .status();
-    });
+    const absl::Status status =
+        Change(version, audit, [&](sql::Connection& connection) -> absl::Status {
+          if (audit != nullptr) {
+            TH_RETURN_IF_ERROR(RecordProvider(connection, provider.name(), audit));
+            audit->SetAfter(provider);
+          }
+          TH_ASSIGN_OR_RETURN(
+              const int64_t deleted,
+              connection.Execute("DELETE FROM provider WHERE name = ?1", provider.name()));
+          created = deleted == 0;
+          return connection
+              .Execute(
+                  "INSERT INTO provider (name, dialect, base_url, catalog, allow_private, "
+                  "priority, "
+                  "models, ca_file, no_include_usage, errors_are_billed, auto_service_tier) "
+                  "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                  provider.name(), static_cast<int64_t>(provider.dialect()), provider.base_url(),
+                  provider.catalog(), provider.allow_private(), provider.priority(),
+                  absl::StrJoin(provider.models(), "\n"), provider.ca_file(),
+                  provider.quirks().no_include_usage(), provider.quirks().errors_are_billed(),
+                  provider.quirks().auto_service_tier())
+              .status();
+        });
     TH_RETURN_IF_ERROR(status);
     return created;
   }
 
-  absl::StatusOr<bool> DeleteProvider(std::string_view name, int64_t* version) override {
+  absl::StatusOr<bool> DeleteProvider(audit::Call* audit, std::string_view name,
+                                      int64_t* version) override {
     bool deleted = false;
-    const absl::Status status = Change(version, [&](sql::Connection& connection) -> absl::Status {
-      TH_ASSIGN_OR_RETURN(const int64_t rows,
-                          connection.Execute("DELETE FROM provider WHERE name = ?1", name));
-      deleted = rows > 0;
-      return absl::OkStatus();
-    });
+    const absl::Status status =
+        Change(version, audit, [&](sql::Connection& connection) -> absl::Status {
+          if (audit != nullptr) TH_RETURN_IF_ERROR(RecordProvider(connection, name, audit));
+          TH_ASSIGN_OR_RETURN(const int64_t rows,
+                              connection.Execute("DELETE FROM provider WHERE name = ?1", name));
+          deleted = rows > 0;
+          return absl::OkStatus();
+        });
     TH_RETURN_IF_ERROR(status);
     return deleted;
   }
 
-  absl::Status PutPrices(const std::vector<v1::ModelPrice>& prices, int64_t* version) override {
-    return Change(version, [&](sql::Connection& connection) -> absl::Status {
+  absl::Status PutPrices(audit::Call* audit, const std::vector<v1::ModelPrice>& prices,
+                         int64_t* version) override {
+    return Change(version, audit, [&](sql::Connection& connection) -> absl::Status {
+      if (audit != nullptr) TH_RETURN_IF_ERROR(RecordPrices(connection, prices, audit));
       for (const v1::ModelPrice& price : prices) TH_RETURN_IF_ERROR(PutPrice(connection, price));
       return PutSetting(connection, "prices_loaded", 1);
     });
   }
 
-  absl::Status PutAlias(const v1::ModelAlias& alias, int64_t* version) override {
-    return Change(version,
-                  [&](sql::Connection& connection) { return PutOneAlias(connection, alias); });
+  absl::Status PutAlias(audit::Call* audit, const v1::ModelAlias& alias,
+                        int64_t* version) override {
+    return Change(version, audit, [&](sql::Connection& connection) -> absl::Status {
+      if (audit != nullptr) {
+        TH_RETURN_IF_ERROR(RecordAliases(connection, alias.alias(), alias.vendor(), audit));
+        audit->SetAfter(alias);
+      }
+      return PutOneAlias(connection, alias);
+    });
   }
 
-  absl::Status DeleteAlias(std::string_view alias, std::string_view vendor,
+  absl::Status DeleteAlias(audit::Call* audit, std::string_view alias, std::string_view vendor,
                            int64_t* version) override {
-    return Change(version, [&](sql::Connection& connection) {
+    return Change(version, audit, [&](sql::Connection& connection) -> absl::Status {
+      if (audit != nullptr) TH_RETURN_IF_ERROR(RecordAliases(connection, alias, vendor, audit));
       return connection
           .Execute("DELETE FROM alias WHERE alias = ?1 AND (?2 = '' OR vendor = ?2)", alias, vendor)
           .status();
     });
   }
 
-  absl::Status PutCeiling(const Ceiling& ceiling, int64_t* version) override {
-    return Change(version, [&](sql::Connection& connection) -> absl::Status {
+  absl::Status PutCeiling(audit::Call* audit, const Ceiling& ceiling, int64_t* version) override {
+    return Change(version, audit, [&](sql::Connection& connection) -> absl::Status {
+      if (audit != nullptr) {
+        v1::SetCeilingRequest text;
+        TH_ASSIGN_OR_RETURN(const int64_t input, GetSetting(connection, "ceiling_input"));
+        TH_ASSIGN_OR_RETURN(const int64_t output, GetSetting(connection, "ceiling_output"));
+        text.set_input_nanousd_per_mtok(input);
+        text.set_output_nanousd_per_mtok(output);
+        audit->SetBefore(text);
+        text.set_input_nanousd_per_mtok(ceiling.input_nanousd_per_mtok);
+        text.set_output_nanousd_per_mtok(ceiling.output_nanousd_per_mtok);
+        audit->SetAfter(text);
+      }
       TH_RETURN_IF_ERROR(
           PutSetting(connection, "ceiling_input", ceiling.input_nanousd_per_mtok));
       return PutSetting(connection, "ceiling_output", ceiling.output_nanousd_per_mtok);
@@ -162,14 +198,65 @@ class SqlStore final : public Store {
   }
 
  private:
-  // One transaction that ends with its entry in the change log.
+  // One transaction that ends with its entries in the audit log and in the change log.
   template <typename Body>
-  absl::Status Change(int64_t* version, const Body& body) {
+  absl::Status Change(int64_t* version, audit::Call* audit, const Body& body) {
     return database_->Write([&](sql::Connection& connection) -> absl::Status {
+      if (audit != nullptr) audit->Begin();
       TH_RETURN_IF_ERROR(body(connection));
+      if (audit != nullptr) TH_RETURN_IF_ERROR(audit->Append(connection));
       TH_ASSIGN_OR_RETURN(*version, sql::AppendChange(connection, ""));
       return absl::OkStatus();
     });
+  }
+
+  static absl::Status RecordProvider(sql::Connection& connection, std::string_view name,
+                                     audit::Call* audit) {
+    StoredPolicy stored;
+    TH_RETURN_IF_ERROR(LoadProviders(connection, &stored));
+    for (const v1::Provider& provider : stored.providers) {
+      if (provider.name() == name) audit->SetBefore(provider);
+    }
+    return absl::OkStatus();
+  }
+
+  static absl::Status RecordAliases(sql::Connection& connection, std::string_view alias,
+                                    std::string_view vendor, audit::Call* audit) {
+    StoredPolicy stored;
+    TH_RETURN_IF_ERROR(LoadAliases(connection, &stored));
+    v1::ListAliasesResponse before;
+    for (const v1::ModelAlias& known : stored.aliases) {
+      if (known.alias() == alias && (vendor.empty() || known.vendor() == vendor)) {
+        *before.add_aliases() = known;
+      }
+    }
+    if (before.aliases_size() > 0) audit->SetBefore(before);
+    return absl::OkStatus();
+  }
+
+  // The first of them: the log takes only so much text.
+  static absl::Status RecordPrices(sql::Connection& connection,
+                                   const std::vector<v1::ModelPrice>& prices, audit::Call* audit) {
+    constexpr size_t kRecorded = 100;
+    v1::ListPricesResponse before;
+    v1::ListPricesResponse after;
+    for (size_t i = 0; i < std::min(prices.size(), kRecorded); ++i) {
+      const v1::ModelPrice& price = prices[i];
+      TH_ASSIGN_OR_RETURN(
+          sql::Rows rows,
+          connection.Query(
+              "SELECT line FROM price WHERE vendor = ?1 AND model = ?2 AND effective_from = ?3",
+              price.vendor(), price.model(), EffectiveFrom(price)));
+      if (rows.Next()) {
+        TH_ASSIGN_OR_RETURN(const policy::PriceBook book, policy::ParsePriceBook(rows.Text(0)));
+        for (const v1::ModelPrice& known : book.prices) *before.add_prices() = known;
+      }
+      TH_RETURN_IF_ERROR(rows.status());
+      *after.add_prices() = price;
+    }
+    if (before.prices_size() > 0) audit->SetBefore(before);
+    audit->SetAfter(after);
+    return absl::OkStatus();
   }
 
   static absl::Status LoadProviders(sql::Connection& connection, StoredPolicy* stored) {
@@ -235,8 +322,12 @@ class SqlStore final : public Store {
 }  // namespace
 
 sql::Schema StoreSchema() {
-  return {.sqlite = {{1, kSqliteSchema1}, {2, sql::ChangeLogSchema(sql::Dialect::kSqlite)}},
-          .postgres = {{1, kPostgresSchema1}, {2, sql::ChangeLogSchema(sql::Dialect::kPostgres)}}};
+  return {.sqlite = {{1, kSqliteSchema1},
+                     {2, sql::ChangeLogSchema(sql::Dialect::kSqlite)},
+                     {3, audit::LogSchema(sql::Dialect::kSqlite)}},
+          .postgres = {{1, kPostgresSchema1},
+                       {2, sql::ChangeLogSchema(sql::Dialect::kPostgres)},
+                       {3, audit::LogSchema(sql::Dialect::kPostgres)}}};
 }
 
 std::unique_ptr<Store> MakeSqlStore(sql::Database* database) {

@@ -10,6 +10,10 @@
 #include "absl/status/statusor.h"
 #include "tollhouse/router/v1/router.pb.h"
 
+namespace tollhouse::audit {
+class Call;
+}
+
 namespace tollhouse::router {
 
 struct Ceiling {
@@ -26,10 +30,12 @@ struct StoredPolicy {
   Ceiling ceiling;
 };
 
-// Durable when a call returns; each call is one transaction. Callers have validated what they store.
-// A call that changes something appends to the change log (an empty payload: the policy is to be loaded
-// anew); `version` gets the version of that, or the newest there is if nothing was changed. Errors:
-// those of libs/sql/database.h. Thread-safe.
+// Durable when a call returns; each call is one transaction. Callers have validated what they
+// store. A call that changes something appends to the change log (an empty payload: the policy is
+// to be loaded anew); `version` gets the version of that, or the newest there is if nothing was
+// changed. Errors: those of libs/sql/database.h. `audit` is the call of whoever asked for a change:
+// it is told what was there before and after, and appended to the audit log in the same
+// transaction; null: nobody asked. Thread-safe.
 class Store {
  public:
   virtual ~Store() = default;
@@ -41,20 +47,24 @@ class Store {
                                                const std::vector<v1::ModelAlias>& aliases) = 0;
 
   // Upsert by name; whether it was new.
-  virtual absl::StatusOr<bool> PutProvider(const v1::Provider& provider, int64_t* version) = 0;
+  virtual absl::StatusOr<bool> PutProvider(audit::Call* audit, const v1::Provider& provider,
+                                           int64_t* version) = 0;
   // Whether it was there.
-  virtual absl::StatusOr<bool> DeleteProvider(std::string_view name, int64_t* version) = 0;
+  virtual absl::StatusOr<bool> DeleteProvider(audit::Call* audit, std::string_view name,
+                                              int64_t* version) = 0;
 
   // Upserts by (vendor, model, effective_from), all or none.
-  virtual absl::Status PutPrices(const std::vector<v1::ModelPrice>& prices, int64_t* version) = 0;
+  virtual absl::Status PutPrices(audit::Call* audit, const std::vector<v1::ModelPrice>& prices,
+                                 int64_t* version) = 0;
 
   // Upsert by (alias, vendor).
-  virtual absl::Status PutAlias(const v1::ModelAlias& alias, int64_t* version) = 0;
+  virtual absl::Status PutAlias(audit::Call* audit, const v1::ModelAlias& alias,
+                                int64_t* version) = 0;
   // Those of every vendor if `vendor` is "". Idempotent.
-  virtual absl::Status DeleteAlias(std::string_view alias, std::string_view vendor,
-                                   int64_t* version) = 0;
+  virtual absl::Status DeleteAlias(audit::Call* audit, std::string_view alias,
+                                   std::string_view vendor, int64_t* version) = 0;
 
-  virtual absl::Status PutCeiling(const Ceiling& ceiling, int64_t* version) = 0;
+  virtual absl::Status PutCeiling(audit::Call* audit, const Ceiling& ceiling, int64_t* version) = 0;
 };
 
 }  // namespace tollhouse::router

@@ -81,20 +81,20 @@ TEST_P(StoreConformanceTest, KeepsEveryFieldOfAProvider) {
   provider.mutable_quirks()->set_no_include_usage(true);
   provider.mutable_quirks()->set_errors_are_billed(true);
   provider.mutable_quirks()->set_auto_service_tier("default");
-  EXPECT_TRUE(*store_->PutProvider(provider, &version_));
-  EXPECT_FALSE(*store_->PutProvider(provider, &version_));
+  EXPECT_TRUE(*store_->PutProvider(nullptr, provider, &version_));
+  EXPECT_FALSE(*store_->PutProvider(nullptr, provider, &version_));
   Reopen();
   const StoredPolicy stored = Load();
   ASSERT_EQ(stored.providers.size(), 1u);
   EXPECT_EQ(stored.providers[0].SerializeAsString(), provider.SerializeAsString());
-  EXPECT_TRUE(*store_->DeleteProvider("local", &version_));
-  EXPECT_FALSE(*store_->DeleteProvider("local", &version_));
+  EXPECT_TRUE(*store_->DeleteProvider(nullptr, "local", &version_));
+  EXPECT_FALSE(*store_->DeleteProvider(nullptr, "local", &version_));
   EXPECT_TRUE(Load().providers.empty());
 }
 
 TEST_P(StoreConformanceTest, ProvidersComeByPriorityThenName) {
   for (const auto& [name, priority] : {std::pair("b", 0), std::pair("a", 0), std::pair("z", 9)}) {
-    ASSERT_TRUE(store_->PutProvider(Provider(name, priority), &version_).ok());
+    ASSERT_TRUE(store_->PutProvider(nullptr, Provider(name, priority), &version_).ok());
   }
   std::string order;
   for (const v1::Provider& provider : Load().providers) order += provider.name();
@@ -102,11 +102,14 @@ TEST_P(StoreConformanceTest, ProvidersComeByPriorityThenName) {
 }
 
 TEST_P(StoreConformanceTest, PricesAreKeptByVendorModelAndDate) {
-  ASSERT_TRUE(store_->PutPrices(Prices("price v m input=1\nprice v m from=2026-01-01 input=2\n"
-                                       "price a z input=0.00000001 other={\"x\":\"1\"}"),
-                               &version_)
+  ASSERT_TRUE(store_
+                  ->PutPrices(nullptr,
+                              Prices("price v m input=1\nprice v m from=2026-01-01 input=2\n"
+                                     "price a z input=0.00000001 other={\"x\":\"1\"}"),
+                              &version_)
                   .ok());
-  ASSERT_TRUE(store_->PutPrices(Prices("price v m from=2026-01-01 input=3"), &version_).ok());
+  ASSERT_TRUE(
+      store_->PutPrices(nullptr, Prices("price v m from=2026-01-01 input=3"), &version_).ok());
   Reopen();
   std::string text;
   for (const v1::ModelPrice& price : Load().prices) text += policy::FormatPrice(price) + "\n";
@@ -131,7 +134,7 @@ TEST_P(StoreConformanceTest, FirstPricesAreLoadedOnce) {
 }
 
 TEST_P(StoreConformanceTest, OwnPricesKeepTheFirstOnesOut) {
-  ASSERT_TRUE(store_->PutPrices(Prices("price v m input=1"), &version_).ok());
+  ASSERT_TRUE(store_->PutPrices(nullptr, Prices("price v m input=1"), &version_).ok());
   EXPECT_FALSE(*store_->LoadFirstPrices(Prices("price v other input=1"), {}));
 }
 
@@ -141,19 +144,19 @@ TEST_P(StoreConformanceTest, AliasesAreKeptByNameAndVendor) {
   for (const char* vendor : {"openai", "anthropic", "openai"}) {
     alias.set_vendor(vendor);
     alias.set_model(std::string(vendor) + "-mini");
-    ASSERT_TRUE(store_->PutAlias(alias, &version_).ok());
+    ASSERT_TRUE(store_->PutAlias(nullptr, alias, &version_).ok());
   }
   EXPECT_EQ(Load().aliases.size(), 2u);
   EXPECT_EQ(Load().aliases[0].model(), "anthropic-mini");
-  ASSERT_TRUE(store_->DeleteAlias("fast", "openai", &version_).ok());
+  ASSERT_TRUE(store_->DeleteAlias(nullptr, "fast", "openai", &version_).ok());
   EXPECT_EQ(Load().aliases.size(), 1u);
-  ASSERT_TRUE(store_->DeleteAlias("fast", "", &version_).ok());
-  ASSERT_TRUE(store_->DeleteAlias("fast", "", &version_).ok());
+  ASSERT_TRUE(store_->DeleteAlias(nullptr, "fast", "", &version_).ok());
+  ASSERT_TRUE(store_->DeleteAlias(nullptr, "fast", "", &version_).ok());
   EXPECT_TRUE(Load().aliases.empty());
 }
 
 TEST_P(StoreConformanceTest, CeilingIsKept) {
-  ASSERT_TRUE(store_->PutCeiling({7, 8}, &version_).ok());
+  ASSERT_TRUE(store_->PutCeiling(nullptr, {7, 8}, &version_).ok());
   Reopen();
   EXPECT_EQ(Load().ceiling.input_nanousd_per_mtok, 7);
   EXPECT_EQ(Load().ceiling.output_nanousd_per_mtok, 8);
@@ -161,9 +164,9 @@ TEST_P(StoreConformanceTest, CeilingIsKept) {
 
 TEST_P(StoreConformanceTest, EachChangeHasTheNextVersionAndIsInWhatIsLoaded) {
   const int64_t before = Load().version;
-  ASSERT_TRUE(store_->PutCeiling({7, 8}, &version_).ok());
+  ASSERT_TRUE(store_->PutCeiling(nullptr, {7, 8}, &version_).ok());
   EXPECT_EQ(version_, before + 1);
-  ASSERT_TRUE(store_->PutProvider(Provider("a", 0), &version_).ok());
+  ASSERT_TRUE(store_->PutProvider(nullptr, Provider("a", 0), &version_).ok());
   EXPECT_EQ(version_, before + 2);
   EXPECT_EQ(Load().version, before + 2);
 }
