@@ -343,6 +343,7 @@ void Edge::Reserved(const std::shared_ptr<Request>& request, const OperationResu
     *reserve->mutable_account_ids() = request->intent.account_ids();
     reserve->set_model(request->demand.model);
     reserve->set_strict_nanousd(1);
+    reserve->set_time_to_live_ms(options_.time_to_live / kMilli);  // under a new epoch it may be made
     reserve->set_fingerprint("another");
     const int64_t epoch = result.admitted().epoch();
     const uint64_t sequence = Enqueue(std::move(other), [this, epoch](OperationResult answer) {
