@@ -56,6 +56,7 @@ class FakeLedger final : public ledger::v1::LedgerAdminService::Service {
   std::map<std::string, ledger::v1::Account> accounts;
   std::vector<ledger::v1::Budget> budgets;
   std::map<std::string, common::v1::Limits> limits;
+  std::map<std::string, ledger::v1::SetTagRulesRequest> tag_rules;
   std::vector<ledger::v1::JournalEntry> entries;
   ledger::v1::RaiseBudgetRequest raise;
   ledger::v1::GetSpendRequest spend;
@@ -196,6 +197,22 @@ class FakeLedger final : public ledger::v1::LedgerAdminService::Service {
       auto* row = response->add_limits();
       row->set_path(path);
       *row->mutable_limits() = own;
+    }
+    return grpc::Status::OK;
+  }
+  grpc::Status SetTagRules(Context, const ledger::v1::SetTagRulesRequest* request,
+                           ledger::v1::SetTagRulesResponse* response) override {
+    tag_rules[request->path()] = *request;
+    response->mutable_rules()->set_path(request->path());
+    *response->mutable_rules()->mutable_rules() = request->rules();
+    return grpc::Status::OK;
+  }
+  grpc::Status ListTagRules(Context, const ledger::v1::ListTagRulesRequest* request,
+                            ledger::v1::ListTagRulesResponse* response) override {
+    for (const auto& [path, own] : tag_rules) {
+      auto* row = response->add_rules();
+      row->set_path(path);
+      *row->mutable_rules() = own.rules();
     }
     return grpc::Status::OK;
   }
@@ -696,7 +713,7 @@ TEST_F(TollctlTest, NothingIsStillATable) {
 
 TEST_F(TollctlTest, LedgerVerifyExitsWith1WhenNotOk) {
   EXPECT_EQ(Run({"ledger", "verify", "--output", "json"}), 0) << err_;
-  EXPECT_EQ(out_, "{\n  \"ok\": true,\n  \"entries\": \"2\",\n  \"problems\": []\n}\n");
+  EXPECT_EQ(out_, "{\n  \"ok\": true,\n  \"entries\": \"2\",\n  \"problems\": [],\n  \"heads\": []\n}\n");
   ledger_.ok = false;
   EXPECT_EQ(Run({"ledger", "verify", "--output", "json"}), 1);
   EXPECT_THAT(out_, AllOf(HasSubstr("\"ok\": false"), HasSubstr("recomputed 2")));
