@@ -80,14 +80,12 @@ struct FakeServices::Impl {
       ledger::v1::PostResult* result = response->add_results();
       result->set_hold_id(entry.hold_id());
       result->set_posted_nanousd(entry.cost_nanousd());
-      const bool known = std::any_of(
-          entries.begin(), entries.end(),
-          [&](const ledger::v1::Entry& e) { return e.hold_id() == entry.hold_id(); });
-      if (known) {
-        result->set_outcome(ledger::v1::POST_OUTCOME_DUPLICATE);
-      } else {
+      if (posted_holds.insert(entry.hold_id()).second) {
         result->set_outcome(ledger::v1::POST_OUTCOME_POSTED);
+        entry_of_request[entry.request_id()] = entries.size();
         entries.push_back(entry);
+      } else {
+        result->set_outcome(ledger::v1::POST_OUTCOME_DUPLICATE);
       }
     }
   }
@@ -409,6 +407,8 @@ struct FakeServices::Impl {
   std::deque<enforcer::v1::Refused> refusals ABSL_GUARDED_BY(mutex);
   std::vector<enforcer::v1::Reserve> reserves ABSL_GUARDED_BY(mutex);
   std::vector<ledger::v1::Entry> entries ABSL_GUARDED_BY(mutex);
+  std::set<std::string> posted_holds ABSL_GUARDED_BY(mutex);
+  std::map<std::string, size_t> entry_of_request ABSL_GUARDED_BY(mutex);  // index of the newest
   std::vector<ledger::v1::AnnounceHoldsRequest> announcements ABSL_GUARDED_BY(mutex);
   std::map<std::string, vault::v1::KeyRecord> keys ABSL_GUARDED_BY(mutex);
   ledger::v1::ResolveAccountResponse account ABSL_GUARDED_BY(mutex);
@@ -539,6 +539,15 @@ std::vector<ledger::v1::Entry> FakeServices::WaitEntries(size_t count) {
   return impl_->entries;
 }
 
+std::optional<ledger::v1::Entry> FakeServices::WaitEntry(const std::string& request_id) {
+  absl::MutexLock lock(&impl_->mutex);
+  const auto there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(impl_->mutex) {
+    return impl_->entry_of_request.contains(request_id);
+  };
+  if (!impl_->mutex.AwaitWithTimeout(absl::Condition(&there), kTimeout)) return std::nullopt;
+  return impl_->entries[impl_->entry_of_request[request_id]];
+}
+
 std::vector<ledger::v1::AnnounceHoldsRequest> FakeServices::WaitAnnouncements(size_t count) {
   absl::MutexLock lock(&impl_->mutex);
   const auto there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(impl_->mutex) {
@@ -583,6 +592,8 @@ void FakeServices::LoseEntries(int64_t replay_generation, bool tell) {
   {
     absl::MutexLock lock(&impl_->mutex);
     impl_->entries.clear();
+    impl_->posted_holds.clear();
+    impl_->entry_of_request.clear();
     impl_->replay_generation = replay_generation;
   }
   if (!tell) return;

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -50,6 +51,8 @@ class FakeServices {
 
   // What the ledger's journal says of a hold; waits up to ten seconds for an entry to be there.
   std::vector<ledger::v1::Entry> WaitEntries(size_t count);
+  // The newest entry of a request; waits as long for it.
+  std::optional<ledger::v1::Entry> WaitEntry(const std::string& request_id);
   std::vector<ledger::v1::AnnounceHoldsRequest> WaitAnnouncements(size_t count);
   void WaitReserves(size_t count);
   // The number of acknowledged holds, once it is `count`.

@@ -239,8 +239,10 @@ Task<> Relay::ReadBody(UpstreamConnection& connection, const Request& request,
   const bool clean = metering_ == nullptr || metering_->at_event_boundary();
   FinishMeter();
   const MeterResult& m = meter_result_;
-  const bool senseless = metering_ != nullptr && !refused && !IsFree(request.endpoint) && !m.usage_present && !m.complete &&
-                         !m.provider_error && m.visible_output_bytes == 0;
+  const bool senseless = metering_ != nullptr && !refused && !IsFree(request.endpoint) &&
+                         !m.usage_present && !m.complete && !m.provider_error &&
+                         m.visible_output_bytes == 0 && m.response_model.empty() &&
+                         m.object_id.empty();
   if (!streaming_ && !unfit_ && ((!IsReadable(type) && !pending_.empty()) || senseless)) {
     unfit_ = true;
     error_ = absl::StrCat("the provider answered with status ", status_,

@@ -30,7 +30,7 @@ worker_processes 1;
 daemon off;
 pid %(dir)s/nginx.pid;
 error_log %(dir)s/nginx-error.log;
-events { worker_connections 4096; }
+events { worker_connections 16384; }
 http {
   access_log off;
   client_body_temp_path %(dir)s/body; proxy_temp_path %(dir)s/proxy; fastcgi_temp_path %(dir)s/f;

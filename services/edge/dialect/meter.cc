@@ -12,7 +12,8 @@
 namespace tollhouse::edge {
 namespace {
 
-// The beginning of an event is held back up to this size.
+// The beginning of an event is held back up to this size; what is larger leaves as it came, wherever
+// the pieces were cut.
 constexpr size_t kHeldBack = size_t{1} << 20;
 
 class Meter final : public ResponseMeter {
@@ -196,7 +197,8 @@ class Meter final : public ResponseMeter {
       effect = Read(joined_, joined_.size());
       effect.cut_length = 0;
     }
-    dropped_ = effect.drop && passed == 0 && !mid_event_;
+    if (event.raw.size() > kHeldBack) effect = {};
+    dropped_ = effect.drop && !mid_event_;
     mid_event_ = false;
     if (out == nullptr || dropped_) return;
     const size_t cut = single ? event.data->front().offset + effect.cut_offset : 0;

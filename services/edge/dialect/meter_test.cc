@@ -1,20 +1,11 @@
 #include "services/edge/dialect/meter.h"
 
-#include <brotli/encode.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <zlib.h>
-#include <zstd.h>
 
 #include <algorithm>
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
-#include <map>
-#include <optional>
 #include <random>
-#include <set>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -23,8 +14,8 @@
 #include "absl/strings/str_replace.h"
 #include "libs/testing/seed.h"
 #include "services/edge/dialect/allocations_testing.h"
+#include "services/edge/dialect/answers_testing.h"
 #include "services/edge/dialect/decode.h"
-#include "simdjson.h"
 
 namespace tollhouse::edge {
 namespace {
@@ -139,41 +130,6 @@ std::string AntDelta(const std::string& usage) {
              absl::StrCat(R"("delta":{"stop_reason":"end_turn"},"usage":)", usage));
 }
 std::string AntStop() { return Ant("message_stop", ""); }
-
-std::string Gzip(const std::string& text, int window_bits = 15 + 16, bool flush_often = false) {
-  z_stream stream{};
-  deflateInit2(&stream, 6, Z_DEFLATED, window_bits, 8, Z_DEFAULT_STRATEGY);
-  std::string out(text.size() * 2 + 4096, '\0');
-  stream.next_out = reinterpret_cast<Bytef*>(out.data());
-  stream.avail_out = out.size();
-  for (size_t at = 0; at < text.size();) {
-    const size_t size = flush_often ? std::min<size_t>(50, text.size() - at) : text.size() - at;
-    stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data() + at));
-    stream.avail_in = size;
-    deflate(&stream, Z_SYNC_FLUSH);
-    at += size;
-  }
-  deflate(&stream, Z_FINISH);
-  out.resize(stream.total_out);
-  deflateEnd(&stream);
-  return out;
-}
-
-std::string Brotli(const std::string& text) {
-  size_t size = text.size() + 1024;
-  std::string out(size, '\0');
-  BrotliEncoderCompress(5, 22, BROTLI_MODE_TEXT, text.size(),
-                        reinterpret_cast<const uint8_t*>(text.data()), &size,
-                        reinterpret_cast<uint8_t*>(out.data()));
-  out.resize(size);
-  return out;
-}
-
-std::string Zstd(const std::string& text) {
-  std::string out(ZSTD_compressBound(text.size()), '\0');
-  out.resize(ZSTD_compress(out.data(), out.size(), text.data(), text.size(), 3));
-  return out;
-}
 
 // --- OpenAI chat
 // -----------------------------------------------------------------------------------
@@ -800,57 +756,6 @@ TEST_F(MeterTest, AllocatesNothingPerEventInTheSteadyState) {
   }
 }
 
-// --- recorded answers, where they are at hand
-// ------------------------------------------------------
-std::string ReadFile(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::stringstream content;
-  content << file.rdbuf();
-  return content.str();
-}
-
-using Json = simdjson::dom::element;
-
-std::optional<int64_t> Number(Json object, std::string_view key) {
-  int64_t value = 0;
-  if (object[key].get(value) != simdjson::SUCCESS) return std::nullopt;
-  return value;
-}
-
-struct Sum {
-  int64_t input = 0, cached = 0, written = 0, w5 = 0, w1h = 0, output = 0, reasoning = 0,
-          searches = 0, audio = 0, tool_use = 0, image_output = 0, file_searches = 0,
-          code_sessions = 0;
-  void Add(const common::v1::Usage& u) {
-    cached += u.cache_read_tokens() + u.audio_cache_read_tokens();
-    w5 += u.cache_write_5m_tokens();
-    w1h += u.cache_write_1h_tokens();
-    written = w5 + w1h;
-    input += u.input_tokens_uncached() + u.cache_read_tokens() + u.audio_cache_read_tokens() +
-             u.cache_write_5m_tokens() + u.cache_write_1h_tokens() + u.audio_input_tokens() +
-             u.image_input_tokens() + u.tool_use_input_tokens();
-    output += u.output_tokens() + u.audio_output_tokens() + u.image_output_tokens();
-    reasoning += u.reasoning_tokens();
-    searches += u.web_search_calls();
-    file_searches += u.file_search_calls();
-    code_sessions += u.code_sessions();
-    tool_use += u.tool_use_input_tokens();
-    image_output += u.image_output_tokens();
-    audio += u.audio_input_tokens() + u.audio_cache_read_tokens();
-  }
-};
-
-const std::map<std::string_view, Endpoint> kEndpoints = {
-    {"openai.chat", kChat},
-    {"openai.completions", Endpoint::kCompletions},
-    {"openai.responses", Endpoint::kResponses},
-    {"openai.embeddings", Endpoint::kEmbeddings},
-    {"anthropic.messages", kMessages},
-    {"anthropic.count_tokens", Endpoint::kCountTokens},
-    {"gemini.generateContent", Endpoint::kStreamGenerateContent},
-    {"gemini.embedContent", Endpoint::kBatchEmbedContents},
-};
-
 // The same body in every encoding: passed as it is and metered alike.
 void CheckEncodings(Endpoint endpoint, bool sse, const std::string& body, const Outcome& plain,
                     std::mt19937_64& random) {
@@ -871,127 +776,19 @@ void CheckEncodings(Endpoint endpoint, bool sse, const std::string& body, const 
   }
 }
 
-// Answers of testdata/answers, each with an ID.expect.json beside it that says what it costs, and
-// of a further folder of that form named by TOLLHOUSE_FIXTURES.
 void CheckAnswersOf(const std::string& folder, std::mt19937_64& random) {
-  simdjson::dom::parser parser;
-  int checked = 0;
-  std::set<std::string> checked_apis;
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-    const std::string name = entry.path().filename();
-    if (!absl::EndsWith(name, ".expect.json")) continue;
-    const std::string id = name.substr(0, name.size() - 12);
-    Json sidecar;
-    const std::string text = ReadFile(entry.path());
-    ASSERT_EQ(parser.parse(text).get(sidecar), simdjson::SUCCESS) << name;
-    std::string_view api = sidecar["api"].get_string().value_unsafe();
-    const auto known = kEndpoints.find(api);
-    if (known == kEndpoints.end()) continue;
-    Endpoint endpoint = known->second;
-    if (endpoint == Endpoint::kStreamGenerateContent && !sidecar["stream"].get_bool().value_unsafe())
-      endpoint = Endpoint::kGenerateContent;
-    SCOPED_TRACE(id);
-    std::string body;
-    for (const char* ending : {".json", ".sse", ".sse.gz", ".sse.br"}) {
-      const std::filesystem::path path = std::filesystem::path(folder) / (id + ending);
-      if (std::filesystem::exists(path)) body = ReadFile(path);
-    }
-    ASSERT_FALSE(body.empty());
+  for (const RecordedAnswer& answer : ReadAnswers(folder)) {
+    SCOPED_TRACE(answer.id);
     MeterOptions options;
-    std::string_view encoding;
-    if (sidecar["http"]["headers"]["content-encoding"].get(encoding) == simdjson::SUCCESS)
-      options.content_encoding = encoding;
-    const bool sse = sidecar["stream"].get_bool().value_unsafe();
-    const Outcome outcome = ReplayEveryWay(endpoint, sse, options, body, random);
-    EXPECT_TRUE(outcome.downstream == body);
-    if (options.content_encoding.empty()) CheckEncodings(endpoint, sse, body, outcome, random);
-    const MeterResult& r = outcome.result;
-    const Json expect = sidecar["expect"].value_unsafe();
-    ++checked;
-    if (endpoint == Endpoint::kCountTokens) {
-      EXPECT_EQ(r.counted_tokens, Number(expect, "counted_tokens"));
-      continue;
+    options.content_encoding = answer.content_encoding;
+    const Outcome outcome =
+        ReplayEveryWay(answer.endpoint, answer.sse, options, answer.body, random);
+    EXPECT_TRUE(outcome.downstream == answer.body);
+    if (answer.content_encoding.empty()) {
+      CheckEncodings(answer.endpoint, answer.sse, answer.body, outcome, random);
     }
-    checked_apis.emplace(api);
-    EXPECT_EQ(r.usage_present, expect["usage_present"].get_bool().value_unsafe());
-    EXPECT_EQ(r.complete, expect["complete"].get_bool().value_unsafe());
-    Json error;
-    EXPECT_EQ(r.provider_error, expect["error"].get(error) == simdjson::SUCCESS);
-    std::string_view type;
-    if (expect["error"]["type"].get(type) == simdjson::SUCCESS) {
-      EXPECT_EQ(r.error_type, type);
-    }
-    std::string_view code;
-    if (expect["error"]["code"].get(code) == simdjson::SUCCESS) {
-      EXPECT_EQ(r.error_code, code);
-    }
-    std::string_view model;
-    if (r.usage_present && expect["model"].get(model) == simdjson::SUCCESS) {
-      EXPECT_EQ(r.response_model, model);
-    }
-    if (!r.usage_present) {
-      EXPECT_TRUE(r.usage.empty());
-      continue;
-    }
-    bool partial = false;
-    if (expect["partial"].get(partial) != simdjson::SUCCESS) partial = false;
-    EXPECT_EQ(r.source, partial ? USAGE_SOURCE_PARTIAL : USAGE_SOURCE_FINAL);
-    Sum all;
-    std::map<std::string, Sum> by_model;
-    for (const auto& line : r.usage) {
-      all.Add(line.usage());
-      by_model[line.model()].Add(line.usage());
-    }
-    EXPECT_EQ(all.input, Number(expect, "input_tokens"));
-    EXPECT_EQ(all.cached, Number(expect, "cached_input_tokens"));
-    EXPECT_EQ(all.written, Number(expect, "cache_write_tokens"));
-    EXPECT_EQ(all.input - all.cached - all.written, Number(expect, "uncached_input_tokens"));
-    EXPECT_EQ(all.output, Number(expect, "output_tokens"));
-    EXPECT_EQ(all.reasoning, Number(expect, "reasoning_tokens"));
-    if (const auto n = Number(expect, "cache_write_5m")) {
-      EXPECT_EQ(all.w5, *n);
-    }
-    if (const auto n = Number(expect, "cache_write_1h")) {
-      EXPECT_EQ(all.w1h, *n);
-    }
-    if (const auto n = Number(expect, "web_search_requests")) {
-      EXPECT_EQ(all.searches, *n);
-    }
-    if (const auto n = Number(expect, "tool_use_prompt_tokens")) {
-      EXPECT_EQ(all.tool_use, *n);
-    }
-    if (const auto n = Number(expect, "image_output_tokens")) {
-      EXPECT_EQ(all.image_output, *n);
-    }
-    if (const auto n = Number(expect, "file_search_calls")) {
-      EXPECT_EQ(all.file_searches, *n);
-    }
-    if (const auto n = Number(expect, "code_sessions")) {
-      EXPECT_EQ(all.code_sessions, *n);
-    }
-    std::string_view ambiguity;
-    EXPECT_EQ(r.ambiguous, expect["ambiguous"].get(ambiguity) == simdjson::SUCCESS);
-    if (const auto n = Number(expect, "audio_input_tokens")) {
-      EXPECT_EQ(all.audio, *n);
-    }
-    std::string_view tier;
-    if (expect["service_tier"].get(tier) == simdjson::SUCCESS) {
-      EXPECT_EQ(r.usage[0].service_tier(), tier);
-    }
-    simdjson::dom::object per_model;
-    if (expect["per_model"].get(per_model) == simdjson::SUCCESS) {
-      EXPECT_EQ(per_model.size(), by_model.size());
-      for (const auto field : per_model) {
-        const Sum& sum = by_model[std::string(field.key)];
-        EXPECT_EQ(sum.input, Number(field.value, "input_tokens")) << field.key;
-        EXPECT_EQ(sum.cached, Number(field.value, "cached_input_tokens")) << field.key;
-        EXPECT_EQ(sum.output, Number(field.value, "output_tokens")) << field.key;
-      }
-    }
+    ExpectMetered(answer, outcome.result);
   }
-  std::printf("checked %d answers of %zu APIs of %s\n", checked, checked_apis.size(),
-              folder.c_str());
-  EXPECT_GT(checked, 0);
 }
 
 TEST_F(MeterTest, ArrayElementsLeaveWholeAndAnErrorEndsTheArray) {
@@ -1034,8 +831,7 @@ TEST_F(MeterTest, ResponsesAreRememberedByTheirId) {
 }
 
 TEST_F(MeterTest, AnswersInFilesCostWhatTheirSidecarsSay) {
-  CheckAnswersOf("services/edge/dialect/testdata/answers", random_);
-  if (const char* more = std::getenv("TOLLHOUSE_FIXTURES")) CheckAnswersOf(more, random_);
+  for (const std::string& folder : AnswerFolders()) CheckAnswersOf(folder, random_);
 }
 
 }  // namespace
