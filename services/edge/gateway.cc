@@ -1270,6 +1270,13 @@ Task<> Gateway::ServeMetered(Call& call) {
   request.meter.cache_write_1h = call.facts.cache_write_1h;
   request.meter.inference_input_max = call.inference_input_max;
   request.output_tokens_max = call.bound.output_tokens;
+  // A stream may last long: what was sent must not stay in memory for it.
+  request.on_sent = [&] {
+    crypto::Cleanse(&upstream_head);
+    std::string().swap(upstream_head);
+    std::string().swap(spliced);
+    std::string().swap(call.body);
+  };
   request.cut_event = MidStreamError(
       call.dialect, Make(Kind::kBudgetExhausted, "the answer exceeded what was held for it"));
   request.broken_event = MidStreamError(

@@ -1,5 +1,7 @@
 #include "services/edge/http_server.h"
 
+#include <sys/socket.h>
+
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/post.hpp>
@@ -22,9 +24,13 @@
 namespace tollhouse::edge {
 namespace {
 
+// Enough for most heads; a body is read into its own place.
+constexpr size_t kHeadBytes = 4 << 10;
 constexpr size_t kReadBytes = 16 << 10;
 // A body that is refused is still read up to this size, so that its sender sees the answer.
 constexpr uint64_t kDiscardBytes = uint64_t{1} << 20;
+// A buffer that a large write needed is given back.
+constexpr size_t kOutBytesKept = 4 << 10;
 constexpr absl::Duration kLingerTime = absl::Seconds(2);
 constexpr uint64_t kLingerBytes = uint64_t{64} << 20;
 
@@ -53,6 +59,16 @@ std::string_view ReasonPhrase(int status) {
   }
 }
 
+void AppendHex(size_t number, std::string* out) {
+  char digits[16];
+  size_t at = sizeof digits;
+  do {
+    digits[--at] = "0123456789abcdef"[number & 15];
+    number >>= 4;
+  } while (number > 0);
+  out->append(digits + at, sizeof digits - at);
+}
+
 void AppendHead(int status, const HeaderList& headers, std::string* out) {
   absl::StrAppend(out, "HTTP/1.1 ", status, " ", Absl(ReasonPhrase(status)), "\r\n");
   for (const auto& [name, value] : headers) {
@@ -61,6 +77,11 @@ void AppendHead(int status, const HeaderList& headers, std::string* out) {
 }
 
 }  // namespace
+
+Task<bool> Exchange::Write(std::string_view data) {
+  if (WriteNow(data)) co_return !caller_gone();
+  co_return co_await Flush();
+}
 
 // What draining needs to know of a connection.
 class Drainable : public boost::intrusive::list_base_hook<
@@ -222,13 +243,30 @@ class Connection final : public Exchange, public Drainable {
     co_return co_await WriteAll(out_);
   }
 
-  Task<bool> Write(std::string_view data) override {
-    if (data.empty()) co_return !gone_;
-    if (!chunked_) co_return co_await WriteAll(data);
-    char size[20];
-    const int n = std::snprintf(size, sizeof size, "%zx\r\n", data.size());
-    static constexpr std::string_view kEnd = "\r\n";
-    co_return co_await WriteAll(std::string_view(size, n), data, kEnd);
+  bool WriteNow(std::string_view data) override {
+    if (data.empty() || gone_) return true;
+    out_.clear();
+    if (chunked_) {
+      AppendHex(data.size(), &out_);
+      out_.append("\r\n").append(data).append("\r\n");
+    } else {
+      out_.append(data);
+    }
+    if (tls_) return false;
+    const ssize_t sent =
+        send(socket_->native_handle(), out_.data(), out_.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent == static_cast<ssize_t>(out_.size())) {
+      if (out_.capacity() > kOutBytesKept) std::string().swap(out_);
+      return true;
+    }
+    if (sent > 0) out_.erase(0, static_cast<size_t>(sent));
+    return false;  // errors are met again by Flush
+  }
+
+  Task<bool> Flush() override {
+    const bool written = co_await WriteAll(out_);
+    if (out_.capacity() > kOutBytesKept) std::string().swap(out_);
+    co_return written;
   }
 
   Task<bool> EndStream() override {
@@ -249,7 +287,7 @@ class Connection final : public Exchange, public Drainable {
     used_ = 0;
   }
   void MakeRoom(size_t bytes) {
-    if (in_.size() - filled_ < bytes) in_.resize(filled_ + std::max(bytes, kReadBytes));
+    if (in_.size() - filled_ < bytes) in_.resize(filled_ + std::max(bytes, filled_ < kHeadBytes ? kHeadBytes : kReadBytes));
   }
 
   Socket& Lowest() { return tls_ ? tls_->next_layer() : *socket_; }
@@ -336,7 +374,7 @@ class Connection final : public Exchange, public Drainable {
         deadline_.Arm(limits_.idle_time);
       }
       DropUsed();
-      MakeRoom(kReadBytes / 2);
+      MakeRoom(kHeadBytes / 2);
       idle_ = !started;
       const auto [error, n] =
           co_await ReadSome(asio::buffer(in_.data() + filled_, in_.size() - filled_));
@@ -434,7 +472,7 @@ class Connection final : public Exchange, public Drainable {
     Lowest().shutdown(Socket::shutdown_send, error);
     if (error) co_return;
     uint64_t discarded = 0;
-    MakeRoom(kReadBytes / 2);
+    MakeRoom(kHeadBytes / 2);
     deadline_.Arm(kLingerTime);
     while (discarded < kLingerBytes && !deadline_.expired()) {
       const auto [read_error, n] = co_await ReadSome(asio::buffer(in_));

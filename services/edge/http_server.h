@@ -64,7 +64,11 @@ class Exchange {
 
   // An answer of unknown length.
   virtual Task<bool> BeginStream(int status, const HeaderList& headers) = 0;
-  virtual Task<bool> Write(std::string_view data) = 0;
+  // Without waiting: what the caller does not take at once is kept and goes out with Flush, which
+  // must be called before anything else is written. False: Flush is needed.
+  virtual bool WriteNow(std::string_view data) = 0;
+  virtual Task<bool> Flush() = 0;
+  Task<bool> Write(std::string_view data);
   virtual Task<bool> EndStream() = 0;
   // Ends the connection instead, so that the caller sees that the answer is not whole.
   virtual void Abort() = 0;

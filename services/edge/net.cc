@@ -1,6 +1,11 @@
 #include "services/edge/net.h"
 
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include <array>
 #include <boost/asio/post.hpp>
+#include <system_error>
 
 #include "libs/obs/log.h"
 
@@ -43,8 +48,43 @@ void Deadlines::Look() {
   for (const auto& tick : ticks_) tick();
 }
 
+Readiness::Readiness()
+    : fd_(epoll_create1(EPOLL_CLOEXEC)),
+      buffer_(std::make_unique_for_overwrite<char[]>(kBufferBytes)) {
+  if (fd_ < 0) throw std::system_error(errno, std::generic_category(), "epoll_create1");
+}
+
+Readiness::~Readiness() { close(fd_); }
+
+bool Readiness::Add(int fd, Watch* watch) {
+  epoll_event event{};
+  event.events = EPOLLIN | EPOLLRDHUP | EPOLLET;
+  event.data.ptr = watch;
+  return epoll_ctl(fd_, EPOLL_CTL_ADD, fd, &event) == 0;
+}
+
+void Readiness::Remove(int fd) { epoll_ctl(fd_, EPOLL_CTL_DEL, fd, nullptr); }
+
+void Readiness::Dispatch() {
+  std::array<epoll_event, 256> events;
+  const int count = epoll_wait(fd_, events.data(), static_cast<int>(events.size()), 0);
+  for (int i = 0; i < count; ++i) {
+    static_cast<Watch*>(events[i].data.ptr)
+        ->OnReadable((events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0);
+  }
+}
+
+void IoLoop::WaitReady() {
+  ready_.async_wait(asio::posix::descriptor_base::wait_read, [this](error_code error) {
+    if (error) return;
+    readiness_.Dispatch();
+    WaitReady();
+  });
+}
+
 void IoLoop::Start() {
   work_.emplace(context_.get_executor());
+  WaitReady();
   deadlines_.Start();
   thread_ = std::thread([this] {
     for (;;) {

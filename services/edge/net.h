@@ -8,6 +8,7 @@
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/posix/basic_stream_descriptor.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/intrusive/list.hpp>
 #include <chrono>
@@ -86,11 +87,51 @@ class Deadlines {
   std::vector<std::function<void()>> ticks_;
 };
 
+// Tells of sockets that have something to read, many at a time: for streams, whose bytes come in
+// pieces too small to be worth a coroutine's way each. A socket is here or with Asio, never both. Not
+// thread-safe.
+class Readiness {
+ public:
+  class Watch {
+   public:
+    // Something can be read, or the other side has closed. Edge-triggered: once for all that is there.
+    virtual void OnReadable(bool closed) = 0;
+
+   protected:
+    ~Watch() = default;
+  };
+
+  // Bytes that one read may take; the buffer belongs to whoever is being called.
+  static constexpr size_t kBufferBytes = 64 << 10;
+
+  Readiness();
+  ~Readiness();
+  Readiness(const Readiness&) = delete;
+  Readiness& operator=(const Readiness&) = delete;
+
+  // `watch` must stay until Remove. False: no memory for it in the kernel.
+  bool Add(int fd, Watch* watch);
+  void Remove(int fd);
+  char* buffer() { return buffer_.get(); }
+
+  // The loop's: an epoll descriptor, and what to do when it can be read.
+  int fd() const { return fd_; }
+  void Dispatch();
+
+ private:
+  const int fd_;
+  const std::unique_ptr<char[]> buffer_;
+};
+
 // One thread with its io_context. What belongs to a request stays on one of these.
 class IoLoop {
  public:
-  explicit IoLoop(const Clock* clock) : context_(1), deadlines_(context_, clock) {}
-  ~IoLoop() { Stop(); }
+  explicit IoLoop(const Clock* clock)
+      : context_(1), deadlines_(context_, clock), ready_(context_, readiness_.fd()) {}
+  ~IoLoop() {
+    Stop();
+    ready_.release();
+  }
 
   void Start();
   // Ends the thread; coroutines that still wait are destroyed with the object. Idempotent.
@@ -98,10 +139,15 @@ class IoLoop {
 
   asio::io_context& context() { return context_; }
   Deadlines& deadlines() { return deadlines_; }
+  Readiness& readiness() { return readiness_; }
 
  private:
+  void WaitReady();
+
+  Readiness readiness_;  // outlives the coroutines, which the context destroys
   asio::io_context context_;
   Deadlines deadlines_;
+  asio::posix::basic_stream_descriptor<Executor> ready_;
   std::optional<asio::executor_work_guard<Executor>> work_;
   std::thread thread_;
 };

@@ -1,6 +1,7 @@
 #include "services/edge/relay.h"
 
-#include <cstring>
+#include <algorithm>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -12,6 +13,7 @@ namespace tollhouse::edge {
 namespace {
 
 constexpr size_t kHeadBytesMax = 128 << 10;
+constexpr size_t kPendingBytesKept = 4 << 10;  // a larger buffer is given back
 constexpr absl::Duration kEarlyAnswerTime = absl::Seconds(2);
 // No token of a known vocabulary is longer; more visible bytes than this per token of the bound
 // cannot have been produced within it.
@@ -60,43 +62,41 @@ Task<bool> Relay::Send(UpstreamConnection& connection, const Request& request) {
 
 // A head into parser_; interim answers (1xx) are skipped.
 Task<bool> Relay::ReadHead(UpstreamConnection& connection, absl::Duration wait) {
-  filled_ = 0;
+  IoBuffer& buffer = buffer_.emplace();
   size_t looked = 0;
   const int64_t end = exchange_.loop().deadlines().NowNanos() +
                       absl::ToInt64Nanoseconds(wait);
   for (;;) {
-    const size_t head = FindHeadEnd(buffer_.view(filled_), looked);
+    const size_t head = FindHeadEnd(buffer.view(filled_), looked);
     if (head == kBadLineEnding || (head != std::string_view::npos && head > kHeadBytesMax)) {
       error_ = "the provider's answer is not HTTP";
       co_return false;
     }
     if (head != std::string_view::npos) {
+      head_.assign(buffer.view(head));
+      buffer.Drop(head, filled_);
+      filled_ -= head;
       ResponseParser interim;
-      if (interim.ParseHead(buffer_.view(head)) == ParseError::kNone &&
-          interim.head().status / 100 == 1 && interim.head().status != 101) {
-        buffer_.Drop(head, filled_);
-        filled_ -= head;
+      if (interim.ParseHead(head_) == ParseError::kNone && interim.head().status / 100 == 1 &&
+          interim.head().status != 101) {
         looked = 0;
         continue;
       }
-      if (parser_.ParseHead(buffer_.view(head)) != ParseError::kNone) {
-        error_ = "the provider's answer is not HTTP";
-        co_return false;
-      }
-      head_size_ = head;
-      co_return true;
+      if (parser_.ParseHead(head_) == ParseError::kNone) co_return true;
+      error_ = "the provider's answer is not HTTP";
+      co_return false;
     }
     looked = filled_;
-    if (filled_ == buffer_.size()) {
+    if (filled_ == buffer.size()) {
       if (filled_ >= kHeadBytesMax) {
         error_ = "the head of the provider's answer is too long";
         co_return false;
       }
-      buffer_.Grow(filled_ * 2, filled_);
+      buffer.Grow(filled_ * 2, filled_);
     }
     const int64_t now = exchange_.loop().deadlines().NowNanos();
     const UpstreamConnection::Io io =
-        co_await connection.ReadSome(buffer_.data() + filled_, buffer_.size() - filled_,
+        co_await connection.ReadSome(buffer.data() + filled_, buffer.size() - filled_,
                                      absl::Nanoseconds(std::max<int64_t>(0, end - now)));
     if (io.timed_out) {
       end_ = RelayEnd::kTimeout;
@@ -120,12 +120,6 @@ Task<bool> Relay::Begin(const HeaderList& extra) {
   co_return co_await exchange_.BeginStream(status_, headers);
 }
 
-void Relay::FinishMeter() {
-  if (metering_ == nullptr) return;
-  meter_result_ = metering_->Finish(&pending_);
-  progress_ = metering_->progress();
-}
-
 Task<> Relay::Run(std::unique_ptr<UpstreamConnection> connection, const Request& request,
                   std::function<HeaderList(int status)> answer_headers) {
   bool sent = co_await Send(*connection, request);
@@ -142,6 +136,7 @@ Task<> Relay::Run(std::unique_ptr<UpstreamConnection> connection, const Request&
     sent = co_await Send(*connection, request);
   }
   if (!sent && end_ == RelayEnd::kNotSent) co_return;
+  if (sent && request.on_sent) request.on_sent();
   // Also after a write that failed midway: a provider that refuses a body early says so first.
   const absl::Duration wait = sent ? options_.first_byte_time : kEarlyAnswerTime;
   if (!co_await ReadHead(*connection, wait)) co_return;
@@ -149,7 +144,7 @@ Task<> Relay::Run(std::unique_ptr<UpstreamConnection> connection, const Request&
   status_ = parser_.head().status;
   co_await ReadBody(*connection, request, answer_headers);
   const bool whole = end_ == RelayEnd::kAnswered || end_ == RelayEnd::kRefused;
-  if (whole && parser_.keep_alive() && filled_ == 0) pool_.Release(std::move(connection));
+  if (whole && parser_.keep_alive() && rest_.empty()) pool_.Release(std::move(connection));
 }
 
 Task<> Relay::ReadBody(UpstreamConnection& connection, const Request& request,
@@ -167,51 +162,30 @@ Task<> Relay::ReadBody(UpstreamConnection& connection, const Request& request,
     co_await Begin(answer_headers(status_));
   }
 
-  // The head's views stay valid: the body has a buffer of its own.
-  IoBuffer body_buffer;
-  filled_ -= head_size_;
-  if (filled_ >= body_buffer.size()) body_buffer.Grow(filled_ * 2, 0);
-  std::memcpy(body_buffer.data(), buffer_.data() + head_size_, filled_);
-
-  std::vector<std::string_view> pieces;
-  bool eof = false;
-  while (!parser_.done()) {
-    if (filled_ > 0) {
-      ParseError parse_error = ParseError::kNone;
-      const size_t used = parser_.PutBody(body_buffer.view(filled_), &pieces,
-                                          &parse_error);
-      for (const std::string_view piece : pieces) {
-        if (metering_ != nullptr) {
-          metering_->Feed(piece, &pending_);
-        } else {
-          pending_ += piece;
-        }
-      }
-      body_buffer.Drop(used, filled_);
-      filled_ -= used;
-      if (parse_error != ParseError::kNone || filled_ == body_buffer.size()) {
-        error_ = "the provider's answer is malformed";
-        break;
-      }
-      if (metering_ != nullptr && Overran(metering_->progress(), request.output_tokens_max) &&
-          !parser_.done()) {
-        end_ = RelayEnd::kCut;
-        error_ = "the answer exceeded what was held for it";
-        break;
-      }
-      if (!streaming_ && pending_.size() > options_.json_buffer_bytes) {
-        if (refused) break;  // an error of that size is no answer
-        co_await Begin(answer_headers(status_));
-      }
-      if (streaming_ && !pending_.empty()) {
-        co_await exchange_.Write(pending_);
-        pending_.clear();
-      }
-      if (parser_.done()) break;
+  Take(buffer_->view(filled_), request);
+  buffer_.reset();
+  const auto take = [&](std::string_view bytes) { return Take(bytes, request); };
+  const auto idle = [&] { return IdleTime(); };
+  while (!stopped_ && !parser_.done()) {
+    if (!streaming_ && pending_.size() > options_.json_buffer_bytes) {
+      if (refused) break;  // an error of that size is no answer
+      co_await Begin(answer_headers(status_));
     }
-    if (eof) break;
-    const UpstreamConnection::Io io = co_await connection.ReadSome(
-        body_buffer.data() + filled_, body_buffer.size() - filled_, IdleTime());
+    if (std::exchange(unflushed_, false)) {
+      co_await exchange_.Flush();
+    } else if (streaming_ && !pending_.empty()) {
+      co_await exchange_.Write(pending_);
+      pending_.clear();
+    }
+    UpstreamConnection::Io io;
+    if (streaming_) {
+      io = co_await connection.ReadStream(exchange_.loop(), take, idle);
+    } else {
+      IoBuffer buffer;
+      const absl::Duration wait = IdleTime();
+      io = co_await connection.ReadSome(buffer.data(), buffer.size(), wait);
+      if (!io.error && !io.timed_out && io.bytes > 0) Take(buffer.view(io.bytes), request);
+    }
     if (io.timed_out) {
       if (exchange_.caller_gone()) end_ = RelayEnd::kAbandoned;
       error_ = "the provider's answer stopped";
@@ -222,12 +196,9 @@ Task<> Relay::ReadBody(UpstreamConnection& connection, const Request& request,
       break;
     }
     if (io.bytes == 0) {
-      eof = true;
-      if (!parser_.PutEof()) error_ = "the provider's answer was cut";
-      if (filled_ > 0) break;
-      continue;
+      if (!parser_.PutEof() || !rest_.empty()) error_ = "the provider's answer was cut";
+      break;
     }
-    filled_ += io.bytes;
   }
   if (parser_.done()) end_ = RelayEnd::kAnswered;
   if (refused) {
@@ -235,9 +206,63 @@ Task<> Relay::ReadBody(UpstreamConnection& connection, const Request& request,
     unfit_ |= !parser_.done();
     end_ = RelayEnd::kRefused;
   }
+  Conclude(request);
+}
 
+bool Relay::Take(std::string_view bytes, const Request& request) {
+  if (!rest_.empty()) {
+    rest_.append(bytes);
+    bytes = rest_;
+  }
+  ParseError parse_error = ParseError::kNone;
+  const size_t used = parser_.PutBody(bytes, &pieces_, &parse_error);
+  for (const std::string_view piece : pieces_) {
+    if (metering_ != nullptr) {
+      metering_->Feed(piece, &pending_);
+    } else {
+      pending_ += piece;
+    }
+  }
+  if (!rest_.empty()) {
+    rest_.erase(0, used);
+  } else if (used < bytes.size()) {
+    rest_.assign(bytes.substr(used));
+  }
+  if (parse_error != ParseError::kNone || rest_.size() > kHeadBytesMax) {
+    stopped_ = true;
+    error_ = "the provider's answer is malformed";
+    return false;
+  }
+  if (parser_.done()) return false;
+  if (metering_ != nullptr && metering_->undecodable()) {
+    stopped_ = true;
+    error_ = "the provider's answer cannot be decoded";
+    return false;
+  }
+  if (metering_ != nullptr && Overran(metering_->progress(), request.output_tokens_max)) {
+    stopped_ = true;
+    end_ = RelayEnd::kCut;
+    error_ = "the answer exceeded what was held for it";
+    return false;
+  }
+  if (!streaming_) return pending_.size() <= options_.json_buffer_bytes;
+  if (pending_.empty()) return true;
+  unflushed_ = !exchange_.WriteNow(pending_);
+  pending_.clear();
+  if (pending_.capacity() > kPendingBytesKept) std::string().swap(pending_);
+  return !unflushed_;
+}
+
+// The end of the body, whatever it was: the meter's result, and what the caller still gets.
+void Relay::Conclude(const Request& request) {
+  const std::string_view type = parser_.head().headers.Get("content-type");
+  const bool refused = status_ / 100 != 2;
   const bool clean = metering_ == nullptr || metering_->at_event_boundary();
-  FinishMeter();
+  const size_t whole = pending_.size();
+  if (metering_ != nullptr) {
+    meter_result_ = metering_->Finish(&pending_);
+    progress_ = metering_->progress();
+  }
   const MeterResult& m = meter_result_;
   const bool senseless = metering_ != nullptr && !refused && !IsFree(request.endpoint) &&
                          !m.usage_present && !m.complete && !m.provider_error &&
@@ -248,17 +273,18 @@ Task<> Relay::ReadBody(UpstreamConnection& connection, const Request& request,
     error_ = absl::StrCat("the provider answered with status ", status_,
                           " and nothing that can be understood");
   }
-  if (streaming_ && end_ != RelayEnd::kAnswered && sse) {
-    // The beginning of an event that the meter held back is dropped.
-    pending_ = clean ? "" : "\n\n";
-    pending_ += end_ == RelayEnd::kCut ? request.cut_event : request.broken_event;
-    ended_by_event_ = true;
-  } else if (streaming_ && end_ != RelayEnd::kAnswered && request.streams_json && clean &&
-             metering_ != nullptr) {
-    pending_ = metering_->ErrorEnd(end_ == RelayEnd::kCut ? request.cut_event
-                                                          : request.broken_event);
-    ended_by_event_ = true;
+  if (!streaming_ || end_ == RelayEnd::kAnswered) return;
+  const std::string& event = end_ == RelayEnd::kCut ? request.cut_event : request.broken_event;
+  const bool sse = absl::StartsWithIgnoreCase(Absl(type), "text/event-stream");
+  if (!sse && !(request.streams_json && clean && metering_ != nullptr)) return;
+  // The beginning of an event that the meter held back is dropped.
+  pending_.resize(whole);
+  if (sse) {
+    absl::StrAppend(&pending_, clean ? "" : "\n\n", event);
+  } else {
+    pending_ += metering_->ErrorEnd(event);
   }
+  ended_by_event_ = true;
 }
 
 void Relay::Fail(std::string_view what) {

@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -49,6 +51,7 @@ class Relay {
     int64_t output_tokens_max = 0;  // of the bound; above it the stream is cut. 0: never
     std::string cut_event;        // the dialect's error event
     std::string broken_event;     // likewise, when the provider broke the stream off
+    std::function<void()> on_sent;  // head and body are not needed any more
   };
 
   Relay(Exchange& exchange, UpstreamPool& pool, const RelayOptions& options)
@@ -85,7 +88,10 @@ class Relay {
   Task<> ReadBody(UpstreamConnection& connection, const Request& request,
                   const std::function<HeaderList(int status)>& answer_headers);
   Task<bool> Begin(const HeaderList& extra);
-  void FinishMeter();
+  // What came of the body: meters it and passes it on. False: no more is to be read before the caller
+  // has what is there, or at all (parser_.done(), stopped_).
+  bool Take(std::string_view bytes, const Request& request);
+  void Conclude(const Request& request);
   absl::Duration IdleTime();
 
   Exchange& exchange_;
@@ -99,10 +105,14 @@ class Relay {
   bool streaming_ = false;  // the caller has the head
   bool ended_by_event_ = false;
 
-  IoBuffer buffer_;  // the head and what came with it
+  std::optional<IoBuffer> buffer_;  // the head and what came with it, until that is used
   size_t filled_ = 0;
-  size_t head_size_ = 0;
+  std::string head_;  // what the parser's views are of
   ResponseParser parser_;
+  std::vector<std::string_view> pieces_;
+  std::string rest_;     // received and not used: the beginning of a chunk's size
+  bool stopped_ = false;    // nothing more is read
+  bool unflushed_ = false;  // the caller has not taken all that was written
   std::unique_ptr<ResponseMeter> metering_;
   MeterResult meter_result_;
   MeterProgress progress_;

@@ -22,6 +22,7 @@
 #include "libs/base/status_macros.h"
 #include "libs/base/strings.h"
 #include "libs/policy/base_url.h"
+#include "services/edge/io_buffer.h"
 #include "services/edge/tls_stream.h"
 
 namespace tollhouse::edge {
@@ -198,6 +199,115 @@ Task<UpstreamConnection::Io> UpstreamConnection::ReadSome(char* data, size_t siz
     io.bytes = 0;
   }
   co_return io;
+}
+
+namespace {
+
+// Reads a plain socket while a stream comes along, past Asio: one system call per piece.
+class Pump final : public Readiness::Watch {
+ public:
+  using Take = absl::FunctionRef<bool(std::string_view)>;
+  using Idle = absl::FunctionRef<absl::Duration()>;
+
+  Pump(IoLoop& loop, Socket& socket, Take take, Idle idle)
+      : loop_(loop),
+        socket_(socket),
+        take_(take),
+        idle_(idle),
+        done_(loop.context(), std::chrono::steady_clock::time_point::max()),
+        deadline_(loop.deadlines(), [this] { TimeOut(); }) {}
+  ~Pump() {
+    if (fd_ < 0) return;  // else: destroyed while it waits
+    loop_.readiness().Remove(fd_);
+    close(fd_);
+  }
+
+  Task<UpstreamConnection::Io> Run() {
+    const Tcp::endpoint local = socket_.local_endpoint(io_.error);
+    if (!io_.error) fd_ = socket_.release(io_.error);
+    if (io_.error) co_return io_;
+    deadline_.Arm(idle_());
+    if (loop_.readiness().Add(fd_, this)) {
+      waiting_ = true;
+      co_await done_.async_wait(kAwait);
+      loop_.readiness().Remove(fd_);
+    } else {
+      io_.error = asio::error::no_memory;
+    }
+    deadline_.Disarm();
+    error_code failed;
+    socket_.assign(local.protocol(), fd_, failed);
+    if (!failed) fd_ = -1;
+    if (failure_) std::rethrow_exception(failure_);
+    if (failed) io_.error = failed;
+    co_return io_;
+  }
+
+  void OnReadable(bool closed) override {
+    while (waiting_) {
+      const ssize_t n = recv(fd_, loop_.readiness().buffer(), Readiness::kBufferBytes, MSG_DONTWAIT);
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+      if (n < 0) io_.error = error_code(errno, boost::system::system_category());
+      io_.bytes = n > 0 ? static_cast<size_t>(n) : 0;
+      if (n <= 0 || !Give(io_.bytes)) {
+        End();
+        return;
+      }
+      // A short read has taken all there was; what comes later is told again.
+      if (!closed && static_cast<size_t>(n) < Readiness::kBufferBytes) return;
+    }
+  }
+
+ private:
+  bool Give(size_t bytes) {
+    try {
+      if (!take_({loop_.readiness().buffer(), bytes})) return false;
+      deadline_.Arm(idle_());
+      return true;
+    } catch (...) {
+      failure_ = std::current_exception();
+      return false;
+    }
+  }
+  void TimeOut() {
+    if (!waiting_) return;
+    io_.timed_out = true;
+    io_.bytes = 0;
+    End();
+  }
+  void End() {
+    waiting_ = false;
+    done_.cancel();
+  }
+
+  IoLoop& loop_;
+  Socket& socket_;
+  const Take take_;
+  const Idle idle_;
+  Timer done_;
+  Deadline deadline_;
+  UpstreamConnection::Io io_;
+  std::exception_ptr failure_;
+  int fd_ = -1;
+  bool waiting_ = false;
+};
+
+}  // namespace
+
+Task<UpstreamConnection::Io> UpstreamConnection::ReadStream(
+    IoLoop& loop, absl::FunctionRef<bool(std::string_view)> take,
+    absl::FunctionRef<absl::Duration()> idle) {
+  if (!transport_->tls) {
+    Pump pump(loop, *transport_->socket, take, idle);
+    co_return co_await pump.Run();
+  }
+  IoBuffer buffer;
+  for (;;) {
+    const absl::Duration wait = idle();
+    const Io io = co_await ReadSome(buffer.data(), buffer.size(), wait);
+    if (io.error || io.timed_out || io.bytes == 0 || !take(buffer.view(io.bytes))) co_return io;
+  }
 }
 
 bool UpstreamConnection::Stale() {

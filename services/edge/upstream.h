@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "services/edge/http_message.h"
@@ -76,6 +77,11 @@ class UpstreamConnection {
   // Writes head and body. `bytes` says how much was handed to the kernel or to TLS at least.
   Task<Io> Write(std::string_view head, std::string_view body, absl::Duration timeout);
   Task<Io> ReadSome(char* data, size_t size, absl::Duration timeout);
+  // A stream: calls `take` with the bytes as they come, until it returns false (then `bytes` is not
+  // 0), the provider ends it (0) or nothing came for `idle`, which is asked again after each piece.
+  // The bytes belong to `take` while it runs.
+  Task<Io> ReadStream(IoLoop& loop, absl::FunctionRef<bool(std::string_view)> take,
+                      absl::FunctionRef<absl::Duration()> idle);
 
   // Whether the provider has closed or spoken while nothing was asked of it.
   bool Stale();

@@ -67,7 +67,7 @@ class ChatAnswerReader final : public AnswerReader {
     well_formed_ = false;
     json::Document document;
     Value root;
-    if (!json::Open(&parser_, payload, &document, &root)) return {};
+    if (!json::Open(&json::ThreadParser(), payload, &document, &root)) return {};
 
     Effect effect;
     int choices = 0;
@@ -219,7 +219,6 @@ class ChatAnswerReader final : public AnswerReader {
   const bool drop_usage_chunk_;
   const int64_t choices_;
   const std::string requested_model_;
-  json::Parser parser_;
   OpenAiUsage usage_;
   OpenAiUsage vendor_usage_;      // Groq's x_groq.usage, for servers that send no other
   bool usage_is_final_ = false;  // it came after the choices

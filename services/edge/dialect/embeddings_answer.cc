@@ -24,7 +24,7 @@ class EmbeddingsAnswerReader final : public AnswerReader {
   void OnDocument(std::string_view body) override {
     json::Document document;
     json::Value root;
-    if (!json::Open(&parser_, body, &document, &root)) return;
+    if (!json::Open(&json::ThreadParser(), body, &document, &root)) return;
     bool vectors = false;
     const bool whole = json::EachMember(root, [&](std::string_view key, json::Value value) {
       if (key == "data" || key == "embedding" || key == "embeddings") {
@@ -58,7 +58,6 @@ class EmbeddingsAnswerReader final : public AnswerReader {
 
  private:
   const std::string requested_model_;
-  json::Parser parser_;
   OpenAiUsage usage_;
   std::string model_;
   ErrorObject error_;

@@ -79,7 +79,7 @@ class GeminiAnswerReader final : public AnswerReader {
   bool ReadChunk(std::string_view payload) {
     json::Document document;
     Value root;
-    if (!json::Open(&parser_, payload, &document, &root)) return false;
+    if (!json::Open(&json::ThreadParser(), payload, &document, &root)) return false;
     int64_t bytes = 0;
     bool finish = false;
     GeminiUsage usage;
@@ -276,7 +276,6 @@ class GeminiAnswerReader final : public AnswerReader {
   }
 
   const std::string requested_model_;
-  json::Parser parser_;
   GeminiUsage usage_;
   std::string model_;
   std::string tier_;

@@ -11,6 +11,7 @@ namespace tollhouse::edge::json {
 namespace {
 
 constexpr int64_t kCountMax = 1'000'000'000'000;
+constexpr size_t kKeptCapacity = size_t{1} << 20;
 
 bool IsDigit(char c) { return c >= '0' && c <= '9'; }
 
@@ -35,7 +36,13 @@ int CodeUnit(std::string_view text) {
 
 }  // namespace
 
+Parser& ThreadParser() {
+  thread_local Parser parser;
+  return parser;
+}
+
 bool Open(Parser* parser, std::string_view text, Document* document, Value* root) {
+  if (parser->capacity() > kKeptCapacity && text.size() <= kKeptCapacity) *parser = Parser();
   if (parser->capacity() < text.size()) {
     size_t capacity = 4096;
     while (capacity < text.size()) capacity *= 2;

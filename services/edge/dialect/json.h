@@ -74,8 +74,12 @@ bool EachMember(Value& value, Visit visit) {
   return true;
 }
 
+// The thread's parser: what it has opened is valid until it opens the next text.
+Parser& ThreadParser();
+
 // Begins a document whose root is asked for next; false if it is not JSON. At least
-// SIMDJSON_PADDING bytes behind `text` may be read. The parser grows as it must.
+// SIMDJSON_PADDING bytes behind `text` may be read. The parser grows as it must,
+// and gives back what a text above 1 MiB needed as soon as a smaller one comes.
 bool Open(Parser* parser, std::string_view text, Document* document, Value* root);
 
 // The inside of a string token; "" for everything else.

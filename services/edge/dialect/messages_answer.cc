@@ -115,7 +115,7 @@ class MessagesAnswerReader final : public AnswerReader {
   bool Read(std::string_view payload) {
     json::Document document;
     Value root;
-    if (!json::Open(&parser_, payload, &document, &root)) return false;
+    if (!json::Open(&json::ThreadParser(), payload, &document, &root)) return false;
 
     std::string_view type;  // within the payload
     int64_t bytes = 0;
@@ -372,7 +372,6 @@ class MessagesAnswerReader final : public AnswerReader {
   const std::string requested_model_;
   const bool unsplit_is_1h_;
   const int64_t inference_input_max_;
-  json::Parser parser_;
   Counts total_;
   std::vector<Pass> passes_;
   std::optional<int64_t> web_searches_;

@@ -48,7 +48,9 @@ class Meter final : public ResponseMeter {
   }
 
   MeterResult Finish(std::string* downstream) override {
-    std::string* out = decoder_ == nullptr || decodes_downstream() ? downstream : nullptr;
+    // Of what cannot be decoded further the caller gets no half event.
+    const bool passes = decoder_ == nullptr || (decodes_downstream() && !broken_);
+    std::string* const out = passes ? downstream : nullptr;
     if (form_ == Form::kEvents) {
       splitter_.Finish([&](const SseEvent& event) { OnEvent(event, out); });
     } else if (form_ == Form::kElements) {
@@ -71,6 +73,7 @@ class Meter final : public ResponseMeter {
   bool decodes_downstream() const override {
     return decoder_ != nullptr && options_.drop_usage_chunk;
   }
+  bool undecodable() const override { return broken_ && decodes_downstream(); }
   bool at_event_boundary() const override {
     if (form_ == Form::kUnknown) return true;
     return (form_ == Form::kEvents || form_ == Form::kElements) && passed_ == 0 &&

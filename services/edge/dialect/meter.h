@@ -77,6 +77,8 @@ class ResponseMeter {
   // one: the edge removes Content-Encoding and Content-Length. (Asking upstream for identity avoids
   // it.)
   virtual bool decodes_downstream() const = 0;
+  // True once a body that leaves decoded cannot be decoded any further: nothing more will leave.
+  virtual bool undecodable() const = 0;
   // True if the caller has seen whole events only, so that an error event can follow cleanly.
   virtual bool at_event_boundary() const = 0;
   // What ends a stream early: `event`, the dialect's error event, or, within a JSON array, its data

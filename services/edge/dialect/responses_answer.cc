@@ -45,7 +45,7 @@ class ResponsesAnswerReader final : public AnswerReader {
     if (payload.substr(0, 6) == "[DONE]") return {};
     json::Document document;
     Value root;
-    if (!json::Open(&parser_, payload, &document, &root)) return {};
+    if (!json::Open(&json::ThreadParser(), payload, &document, &root)) return {};
     std::string_view type;
     EachMember(root, [&](std::string_view key, Value value) {
       if (key == "type") {
@@ -73,7 +73,7 @@ class ResponsesAnswerReader final : public AnswerReader {
   void OnDocument(std::string_view body) override {
     json::Document document;
     Value root;
-    if (!json::Open(&parser_, body, &document, &root)) return;
+    if (!json::Open(&json::ThreadParser(), body, &document, &root)) return;
     ReadResponse(root, true);
     ended_ = json::IsAtEnd(document) && (status_.empty() || IsEnd(status_));
   }
@@ -255,7 +255,6 @@ class ResponsesAnswerReader final : public AnswerReader {
   }
 
   const std::string requested_model_;
-  json::Parser parser_;
   OpenAiUsage usage_;
   std::string id_;
   std::string model_;
