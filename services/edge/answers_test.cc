@@ -223,7 +223,8 @@ class AnswersTest : public ::testing::Test {
       EXPECT_EQ(entry->usage_source(), common::v1::USAGE_SOURCE_ESTIMATED);
     } else {
       EXPECT_EQ(entry->kind(), ledger::v1::ENTRY_KIND_SUSPEND);
-      EXPECT_NE(entry->usage_source(), common::v1::USAGE_SOURCE_FINAL);
+      EXPECT_EQ(entry->usage_source(), common::v1::USAGE_SOURCE_ESTIMATED);
+      EXPECT_GT(entry->cost_nanousd(), 0);
     }
   }
 

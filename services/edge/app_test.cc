@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "libs/base/error.h"
@@ -246,6 +247,64 @@ TEST_F(AppTest, BrokenStreamSuspendsTheWholeHoldAndSaysSo) {
   EXPECT_EQ(entries[0].kind(), ledger::v1::ENTRY_KIND_SUSPEND);
   EXPECT_GT(entries[0].hold_nanousd(), 0);
   EXPECT_GT(services_.held(), 0);  // nothing went back to the lease
+  // And what it has cost so far is estimated: the likely input, one token of output.
+  EXPECT_EQ(entries[0].usage_source(), common::v1::USAGE_SOURCE_ESTIMATED);
+  ASSERT_THAT(entries[0].usage(), SizeIs(1));
+  const common::v1::Usage& usage = entries[0].usage(0).usage();
+  EXPECT_GT(usage.input_tokens_uncached(), 0);
+  EXPECT_EQ(usage.output_tokens(), 1);
+  EXPECT_EQ(entries[0].cost_nanousd(), usage.input_tokens_uncached() * 150 + 600);
+  EXPECT_LT(entries[0].cost_nanousd(), entries[0].hold_nanousd());
+  EXPECT_NE(entries[0].price_detail(), "");
+}
+
+TEST_F(AppTest, CallerWhoLeavesASilentProviderIsChargedAnEstimate) {
+  config_.drain_time = absl::Milliseconds(300);
+  const auto gone = std::make_shared<absl::Notification>();
+  provider_.SetScript([=](const Wire::Message&, Wire& wire) {
+    for (int i = 0; i < 10; ++i) wire.Send(i == 0 ? SseHead() + Chunk(Delta("hello")) : Chunk(Delta("hello")));
+    gone->WaitForNotificationWithTimeout(absl::Seconds(10));
+    wire.Send(Chunk(Delta("hello")));  // so that the edge notices
+    wire.Read();                       // and then says nothing any more
+    return false;
+  });
+  Start();
+  auto wire = Dial();
+  wire->Send(Request(Chat(R"(,"stream":true)")));
+  wire->ReadUntil("hello");
+  wire->Reset();
+  gone->Notify();
+  const std::vector<Entry> entries = services_.WaitEntries(1);
+  ASSERT_THAT(entries, SizeIs(1));
+  EXPECT_EQ(entries[0].kind(), ledger::v1::ENTRY_KIND_SUSPEND);
+  EXPECT_EQ(entries[0].usage_source(), common::v1::USAGE_SOURCE_ESTIMATED);
+  ASSERT_THAT(entries[0].usage(), SizeIs(1));
+  // 11 pieces of 5 bytes: 14 tokens at four bytes each.
+  EXPECT_EQ(entries[0].usage(0).usage().output_tokens(), 14);
+  EXPECT_GT(entries[0].cost_nanousd(), 14 * 600);
+}
+
+TEST_F(AppTest, BrokenMessagesKeepTheProvidersCountsAndEstimateTheRest) {
+  provider_.SetScript([](const Wire::Message&, Wire& wire) {
+    wire.Send(SseHead() +
+              Chunk("event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"model\":"
+                    "\"claude-sonnet-4-5\",\"usage\":{\"input_tokens\":100,\"output_tokens\":1,"
+                    "\"cache_read_input_tokens\":40}}}\n\n") +
+              Chunk("event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"delta\":{"
+                    "\"type\":\"text_delta\",\"text\":\"" + std::string(400, 'x') + "\"}}\n\n"));
+    return false;
+  });
+  Start();
+  Call(Request(R"({"model":"claude-sonnet-4-5","max_tokens":500,"stream":true,)"
+               R"("messages":[{"role":"user","content":"hi"}]})", "/v1/messages"));
+  const std::vector<Entry> entries = services_.WaitEntries(1);
+  ASSERT_THAT(entries, SizeIs(1));
+  EXPECT_EQ(entries[0].kind(), ledger::v1::ENTRY_KIND_SUSPEND);
+  EXPECT_EQ(entries[0].usage_source(), common::v1::USAGE_SOURCE_ESTIMATED);
+  ASSERT_THAT(entries[0].usage(), SizeIs(1));
+  EXPECT_EQ(entries[0].usage(0).usage().input_tokens_uncached(), 100);
+  EXPECT_EQ(entries[0].usage(0).usage().cache_read_tokens(), 40);
+  EXPECT_EQ(entries[0].usage(0).usage().output_tokens(), 100);
 }
 
 TEST_F(AppTest, HangUpWithoutAnAnswerSuspends) {
@@ -497,6 +556,148 @@ TEST_F(AppTest, StreamThatOverrunsItsHoldIsCut) {
   ASSERT_THAT(entries, SizeIs(1));
   EXPECT_EQ(entries[0].kind(), ledger::v1::ENTRY_KIND_SUSPEND);
   EXPECT_EQ(entries[0].status(), "cut");
+}
+
+// What a provider of each dialect may go on with for ever, and how its stream is then ended.
+struct Endless {
+  const char* name;
+  const char* path;
+  const char* body;
+  const char* content_type;
+  std::string first, piece;
+  const char* end;  // the dialect's error event begins with
+};
+
+class CutTest : public AppTest, public ::testing::WithParamInterface<Endless> {};
+
+TEST_P(CutTest, WhatCostsMoreThanItsHoldEndsWithTheDialectsErrorEvent) {
+  const Endless& endless = GetParam();
+  AddProvider("gemini", common::v1::DIALECT_GEMINI, "");
+  AddPrice("gemini", "gemini-2.5-flash", 300'000'000, 2'500'000'000, &services_.policy);
+  provider_.SetScript([&](const Wire::Message&, Wire& wire) {
+    wire.Send(absl::StrCat("HTTP/1.1 200 OK\r\ncontent-type: ", endless.content_type,
+                           "\r\ntransfer-encoding: chunked\r\n\r\n", Chunk(endless.first)));
+    for (int i = 0; i < 100; ++i) wire.Send(Chunk(endless.piece));
+    wire.Send(Chunk(""));
+    return true;
+  });
+  Start();
+  const Wire::Message answer = Call(Request(endless.body, endless.path));
+  EXPECT_TRUE(answer.whole);
+  const size_t end = answer.body.find(endless.end);
+  ASSERT_NE(end, std::string::npos) << answer.body.substr(0, 500);
+  EXPECT_EQ(answer.body.find("exceeded what was held"), answer.body.rfind("exceeded what was held"));
+  // Whole pieces before it, nothing behind it.
+  EXPECT_THAT(answer.body.substr(0, end), HasSubstr(endless.first.substr(1)));
+  EXPECT_LT(answer.body.size(), 100 * endless.piece.size());
+  if (std::string_view(endless.content_type) == "application/json") {
+    EXPECT_TRUE(answer.body.ends_with("]\n"));
+  }
+  const std::vector<Entry> entries = services_.WaitEntries(1);
+  ASSERT_THAT(entries, SizeIs(1));
+  EXPECT_EQ(entries[0].status(), "cut");
+  EXPECT_GT(entries[0].cost_nanousd(), 0);
+}
+
+std::string Long(const char* before, const char* after) {
+  return absl::StrCat(before, std::string(4096, 'x'), after);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Dialects, CutTest,
+    ::testing::Values(
+        Endless{"Responses", "/v1/responses",
+                R"({"model":"gpt-4o-mini","max_output_tokens":100,"stream":true,"input":"hi"})",
+                "text/event-stream",
+                "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":"
+                "\"r\",\"status\":\"in_progress\",\"usage\":null}}\n\n",
+                Long("data: {\"type\":\"response.output_text.delta\",\"delta\":\"", "\"}\n\n"),
+                "data: {\"error\":"},
+        Endless{"Messages", "/v1/messages",
+                R"({"model":"claude-sonnet-4-5","max_tokens":100,"stream":true,)"
+                R"("messages":[{"role":"user","content":"hi"}]})",
+                "text/event-stream",
+                "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"model\":"
+                "\"claude-sonnet-4-5\",\"usage\":{\"input_tokens\":9,\"output_tokens\":1}}}\n\n",
+                "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{},\"usage\":{"
+                "\"output_tokens\":101}}\n\n",
+                "event: error\ndata: {\"type\":\"error\""},
+        Endless{"Gemini", "/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse",
+                R"({"contents":[{"parts":[{"text":"hi"}]}],"generationConfig":{"maxOutputTokens":100}})",
+                "text/event-stream", "data: {\"candidates\":[]}\r\n\r\n",
+                "data: {\"usageMetadata\":{\"promptTokenCount\":9,\"candidatesTokenCount\":90,"
+                "\"thoughtsTokenCount\":20,\"totalTokenCount\":119}}\r\n\r\n",
+                "data: {\"error\":"},
+        Endless{"GeminiArray", "/v1beta/models/gemini-2.5-flash:streamGenerateContent",
+                R"({"contents":[{"parts":[{"text":"hi"}]}],"generationConfig":{"maxOutputTokens":100}})",
+                "application/json", "[{\"candidates\":[]}",
+                Long(",{\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"", "\"}]}}]}"),
+                ",\n{\"error\":"}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+TEST_F(AppTest, OutputIsClampedToWhatTheTightestBudgetAffordsAndSaysSo) {
+  config_.clamp_output = true;
+  config_.tighten_bounds = false;
+  services_.SetBudget(2'000'000);  // 3,000 tokens of output and some input
+  Start();
+  const std::string body =
+      R"({"model":"gpt-4o-mini", "max_tokens" : 16000,"messages":[{"role":"user","content":"hi"}]})";
+  const Wire::Message answer = Call(Request(body));
+  EXPECT_EQ(answer.status, 200);
+  int64_t clamped = 0;
+  ASSERT_TRUE(absl::SimpleAtoi(answer.Header("x-tollhouse-max-output-tokens"), &clamped));
+  EXPECT_GT(clamped, 2'500);
+  EXPECT_LT(clamped, 3'334);
+  // That number alone has changed.
+  const size_t number = body.find("16000");
+  EXPECT_EQ(provider_.requests()[0].body,
+            body.substr(0, number) + std::to_string(clamped) + body.substr(number + 5));
+  const std::vector<Entry> entries = services_.WaitEntries(1);
+  ASSERT_THAT(entries, SizeIs(1));
+  EXPECT_LE(entries[0].hold_nanousd(), 2'000'000);
+  EXPECT_GT(entries[0].hold_nanousd(), 2'000'000 - 600);
+  EXPECT_THAT(services_.reserves(), SizeIs(2));
+}
+
+TEST_F(AppTest, OutputIsClampedIntoABodyThatDeclaresNone) {
+  config_.clamp_output = true;
+  services_.SetBudget(2'000'000);
+  Start();
+  EXPECT_EQ(Call(Request(R"({"model":"gpt-4o-mini","messages":[{"role":"user","content":"hi"}]})"))
+                .status,
+            200);
+  EXPECT_THAT(provider_.requests().back().body, HasSubstr("\"max_completion_tokens\":"));
+}
+
+TEST_F(AppTest, NothingIsClampedBelowWhatAnAnswerNeeds) {
+  config_.clamp_output = true;
+  config_.tighten_bounds = false;
+  services_.SetBudget(2'000'000);
+  Start();
+  // 1,024 tokens of that model cost more.
+  EXPECT_EQ(Call(Request(R"({"model":"claude-sonnet-4-5","max_tokens":8000,"messages":[]})",
+                         "/v1/messages")).status,
+            402);
+  services_.SetBudget(70'000'000);
+  // Some 4,000 tokens are there, and the thinking alone may take 5,000.
+  EXPECT_EQ(Call(Request(R"({"model":"claude-sonnet-4-5","max_tokens":8000,"messages":[],)"
+                         R"("thinking":{"type":"enabled","budget_tokens":5000}})",
+                         "/v1/messages")).status,
+            402);
+  EXPECT_EQ(Call(Request(R"({"model":"claude-sonnet-4-5","max_tokens":8000,"messages":[],)"
+                         R"("thinking":{"type":"enabled","budget_tokens":2000}})",
+                         "/v1/messages")).status,
+            200);
+  EXPECT_THAT(provider_.requests(), SizeIs(1));
+}
+
+TEST_F(AppTest, NothingIsClampedUnlessAsked) {
+  services_.SetBudget(2'000'000);
+  Start();
+  const Wire::Message answer = Call(Request(
+      R"({"model":"gpt-4o-mini","max_tokens":16000,"messages":[{"role":"user","content":"hi"}]})"));
+  EXPECT_EQ(answer.status, 402);
+  EXPECT_THAT(provider_.requests(), SizeIs(0));
 }
 
 TEST_F(AppTest, ExpiredKeyIsRefused) {

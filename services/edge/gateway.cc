@@ -203,7 +203,7 @@ struct Gateway::Call {
   bool clamped = false;    // the maximum of output tokens was lowered
   NanoUsd strict;
   NanoUsd tight;
-  int64_t estimated_tokens = 0;
+  TokenBound likely;             // of a usual request: what limits and estimates go by
   int64_t inference_input_max = 0;
 
   // For the log and the metrics.
@@ -787,7 +787,7 @@ Task<bool> Gateway::Bound(Call& call) {
   const TokenBound tight = TightTokens(
       call.facts, call.limits,
       parts_.tight_ratios->RatiosOf(call.principal->key_id(), call.route.catalog_model));
-  call.estimated_tokens = tight.input_tokens + tight.output_tokens;
+  call.likely = tight;
   const auto strict_cost = call.policy->BoundOf(call.route, call.bound);
   const auto tight_cost = call.policy->BoundOf(call.route, tight);
   if (!strict_cost.ok() || !tight_cost.ok()) {
@@ -1013,7 +1013,7 @@ enforcer::v1::Reserve Gateway::MakeReserve(const Call& call, const std::string& 
   reserve.set_model(call.route.catalog_model);
   reserve.set_strict_nanousd(call.strict.nanos());
   reserve.set_tight_nanousd(call.tight.nanos());
-  reserve.set_estimated_tokens(call.estimated_tokens);
+  reserve.set_estimated_tokens(call.likely.input_tokens + call.likely.output_tokens);
   reserve.set_first_attempt(true);
   reserve.set_wait_ms(absl::ToInt64Milliseconds(wait));
   reserve.set_time_to_live_ms(absl::ToInt64Milliseconds(config.hold_time_to_live));
@@ -1271,9 +1271,7 @@ Task<> Gateway::ServeMetered(Call& call) {
   request.meter.inference_input_max = call.inference_input_max;
   request.output_tokens_max = call.bound.output_tokens;
   // A stream may last long: what was sent must not stay in memory for it.
-  request.on_sent = [&] {
-    crypto::Cleanse(&upstream_head);
-    std::string().swap(upstream_head);
+  request.on_stream = [&] {
     std::string().swap(spliced);
     std::string().swap(call.body);
   };
@@ -1336,6 +1334,29 @@ Task<> Gateway::ServeMetered(Call& call) {
   }
   co_await Refuse(call, UnfitRefusal(*relay),
                   relay->end() == RelayEnd::kRefused ? Metrics::kProvider : Metrics::kBroken);
+}
+
+policy::UsageLines Gateway::EstimateUsage(const Call& call, const Relay& relay) const {
+  const MeterResult& meter = relay.meter();
+  MeterProgress seen = relay.progress();
+  // What could not be read was output all the same.
+  if (meter.unmetered) {
+    seen.visible_output_bytes = std::max(seen.visible_output_bytes, seen.upstream_bytes);
+  }
+  policy::UsageLines usage = meter.usage;
+  if (usage.empty()) {
+    common::v1::UsageLine* line = usage.Add();
+    line->set_model(call.route.upstream_model);
+    line->mutable_usage()->set_input_tokens_uncached(
+        std::clamp<int64_t>(call.likely.input_tokens, 1, std::max<int64_t>(1, call.bound.input_tokens)));
+  }
+  const int64_t output = std::min(EstimateOutputTokens(seen), call.bound.output_tokens);
+  const int64_t known = TotalsOf(usage).output;
+  if (known < output && !IsEmbedding(call.target.endpoint)) {
+    common::v1::Usage* first = usage[0].mutable_usage();
+    first->set_output_tokens(first->output_tokens() + output - known);
+  }
+  return usage;
 }
 
 HeaderList Gateway::Conclude(Call& call, const ledger::v1::Entry& intent, const Relay& relay,
@@ -1421,6 +1442,16 @@ HeaderList Gateway::Conclude(Call& call, const ledger::v1::Entry& intent, const 
     // A floor that reaches the hold says more than the hold does.
     kind = ledger::v1::ENTRY_KIND_SETTLE;
   }
+  if (kind == ledger::v1::ENTRY_KIND_SUSPEND && relay.status() / 100 == 2) {
+    *result.mutable_usage() = EstimateUsage(call, relay);
+    const auto estimate = call.policy->CostOf(call.route, result.usage(), call.started);
+    if (estimate.ok()) {
+      result.set_usage_source(common::v1::USAGE_SOURCE_ESTIMATED);
+      result.set_cost_nanousd(estimate->amount.nanos());
+      result.set_price_detail(estimate->detail_json);
+      call.cost_nanos = estimate->amount.nanos();
+    }
+  }
   result.set_kind(kind);
   result.set_status(status);
   call.end = status;
@@ -1453,6 +1484,7 @@ HeaderList Gateway::Conclude(Call& call, const ledger::v1::Entry& intent, const 
                                       {"provider", call.route.provider->name()},
                                       {"http_status", relay.status()},
                                       {"hold_nanousd", call.strict.nanos()},
+                                      {"estimated_nanousd", result.cost_nanousd()},
                                       {"why", relay.error().empty() ? "no usage in the answer"
                                                                     : relay.error()}});
       break;

@@ -108,6 +108,9 @@ class Gateway final : public RequestHandler {
   // Journals the end of an attempt, then has it settled. Returns the fields of the answer.
   HeaderList Conclude(Call& call, const ledger::v1::Entry& intent, const class Relay& relay,
                       int64_t tightest_remaining);
+  // What an answer without final usage is taken to have cost: the provider's counts so far, if any,
+  // and what was seen of its output; never nothing, never more than the bound.
+  policy::UsageLines EstimateUsage(const Call& call, const class Relay& relay) const;
   void SubmitVoid(ledger::v1::Entry intent, std::string_view status);
   void LogCall(const Call& call);
 

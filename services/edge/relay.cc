@@ -112,7 +112,8 @@ Task<bool> Relay::ReadHead(UpstreamConnection& connection, absl::Duration wait) 
   }
 }
 
-Task<bool> Relay::Begin(const HeaderList& extra) {
+Task<bool> Relay::Begin(const HeaderList& extra, const Request& request) {
+  if (request.on_stream) request.on_stream();
   HeaderList headers =
       AnswerHeaders(parser_.head(), metering_ != nullptr && metering_->decodes_downstream());
   headers.insert(headers.end(), extra.begin(), extra.end());
@@ -136,7 +137,6 @@ Task<> Relay::Run(std::unique_ptr<UpstreamConnection> connection, const Request&
     sent = co_await Send(*connection, request);
   }
   if (!sent && end_ == RelayEnd::kNotSent) co_return;
-  if (sent && request.on_sent) request.on_sent();
   // Also after a write that failed midway: a provider that refuses a body early says so first.
   const absl::Duration wait = sent ? options_.first_byte_time : kEarlyAnswerTime;
   if (!co_await ReadHead(*connection, wait)) co_return;
@@ -159,7 +159,7 @@ Task<> Relay::ReadBody(UpstreamConnection& connection, const Request& request,
     metering_ = NewResponseMeter(request.endpoint, sse, options);
   }
   if (!refused && (sse || (request.streams_json && IsJson(type)))) {
-    co_await Begin(answer_headers(status_));
+    co_await Begin(answer_headers(status_), request);
   }
 
   Take(buffer_->view(filled_), request);
@@ -169,7 +169,7 @@ Task<> Relay::ReadBody(UpstreamConnection& connection, const Request& request,
   while (!stopped_ && !parser_.done()) {
     if (!streaming_ && pending_.size() > options_.json_buffer_bytes) {
       if (refused) break;  // an error of that size is no answer
-      co_await Begin(answer_headers(status_));
+      co_await Begin(answer_headers(status_), request);
     }
     if (std::exchange(unflushed_, false)) {
       co_await exchange_.Flush();

@@ -51,7 +51,7 @@ class Relay {
     int64_t output_tokens_max = 0;  // of the bound; above it the stream is cut. 0: never
     std::string cut_event;        // the dialect's error event
     std::string broken_event;     // likewise, when the provider broke the stream off
-    std::function<void()> on_sent;  // head and body are not needed any more
+    std::function<void()> on_stream;  // the caller has the head of a stream: `body` may go
   };
 
   Relay(Exchange& exchange, UpstreamPool& pool, const RelayOptions& options)
@@ -87,7 +87,7 @@ class Relay {
   Task<bool> ReadHead(UpstreamConnection& connection, absl::Duration wait);
   Task<> ReadBody(UpstreamConnection& connection, const Request& request,
                   const std::function<HeaderList(int status)>& answer_headers);
-  Task<bool> Begin(const HeaderList& extra);
+  Task<bool> Begin(const HeaderList& extra, const Request& request);
   // What came of the body: meters it and passes it on. False: no more is to be read before the caller
   // has what is there, or at all (parser_.done(), stopped_).
   bool Take(std::string_view bytes, const Request& request);

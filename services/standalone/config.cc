@@ -16,6 +16,8 @@ void RegisterOptions(Config* config, config::Options* options) {
   options->Add("admin-issuers-file", &config->admin_issuers_file,
                "YAML list of identity providers whose tokens administer, by roles in their claims");
   options->Add("edge-threads", &config->edge_threads, "threads that relay requests");
+  options->Add("edge-clamp-output", &config->edge_clamp_output,
+               "lower the maximum of output tokens to what a budget affords, to no less than 1024");
   options->Add("log-level", &config->log_level, "debug, info, warning or error");
 }
 

@@ -21,6 +21,7 @@ struct Config {
   std::string admin_issuers_file;
   std::string log_level = "info";
   int64_t edge_threads = 2;
+  bool edge_clamp_output = false;
 };
 
 // Binds every option to its field.

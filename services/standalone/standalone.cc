@@ -232,6 +232,7 @@ absl::StatusOr<std::unique_ptr<Standalone>> Standalone::Start(const Config& conf
   edge_config.tls_key_file = config.tls_key_file;
   edge_config.issuers_file = config.issuers_file;
   edge_config.threads = static_cast<int>(config.edge_threads);
+  edge_config.clamp_output = config.edge_clamp_output;
   TH_ASSIGN_OR_RETURN(parts->edge,
                       edge::App::Create(edge_config, {.enforcer = parts->enforcer.Channel(),
                                                       .ledger = parts->ledger.Channel(),

@@ -523,7 +523,7 @@ absl::Status SqlStore::AnnounceHolds(const v1::AnnounceHoldsRequest& request) {
         return BadArgument(absl::StrCat("bad announced hold: ", rejected));
       }
       TH_ASSIGN_OR_RETURN(const std::optional<Posted> posted, FindPosted(t, org, entry.hold_id()));
-      if (posted.has_value()) continue;
+      if (posted.has_value() && posted->kind != Movement::kEstimate) continue;
       TH_ASSIGN_OR_RETURN(std::vector<SuspenseRow> known, FindSuspense(t, org, entry.hold_id()));
       TH_RETURN_IF_ERROR(Suspend(t, entry, Origin::kAnnounced, std::move(known)));
     }

@@ -50,6 +50,11 @@ bool SaneTokens(const common::v1::Usage& u) {
   return true;
 }
 
+// A suspension that says what the attempt has cost so far.
+bool HasEstimate(const v1::Entry& entry) {
+  return entry.kind() == v1::ENTRY_KIND_SUSPEND && entry.cost_nanousd() > 0 && entry.usage_size() > 0;
+}
+
 // What a suspended hold counts for, per budget at most.
 int64_t LargestAmount(const v1::Entry& entry) {
   int64_t largest = 0;
@@ -276,9 +281,13 @@ absl::Status SqlStore::Settle(Txn& t, Terminal& terminal, std::vector<SuspenseRo
   const int64_t org = entry.account_ids(0);
   const NanoUsd cost(entry.cost_nanousd());
   TH_ASSIGN_OR_RETURN(const int64_t open, OpenEpoch(t, org));
+  const bool estimate = terminal.kind == Movement::kEstimate;
   SuspenseRow* own = nullptr;
+  SuspenseRow* in_lost = nullptr;
   for (SuspenseRow& row : suspense) {
-    if (row.epoch == entry.epoch() && row.state == SuspenseState::kOwn) own = &row;
+    if (row.epoch != entry.epoch()) continue;
+    if (row.state == SuspenseState::kOwn) own = &row;
+    if (row.state == SuspenseState::kInLost) in_lost = &row;
   }
   bool above_hold = false;
   for (int i = 0; i < entry.budgets_size(); ++i) {
@@ -296,8 +305,12 @@ absl::Status SqlStore::Settle(Txn& t, Terminal& terminal, std::vector<SuspenseRo
       const NanoUsd there = item == own->amounts.end() ? kZero : item->second;
       const NanoUsd used = std::min(there, cost);
       row->row.SettleSuspense(used, cost);
-      row->row.Release(there - used);
-      if (item != own->amounts.end()) own->amounts.erase(item);
+      if (estimate) {
+        if (item != own->amounts.end()) item->second = there - used;
+      } else {
+        row->row.Release(there - used);
+        if (item != own->amounts.end()) own->amounts.erase(item);
+      }
     } else if (entry.epoch() == open) {
       const NanoUsd used = std::min(wanted, row->row.leased);
       if (used < wanted) {
@@ -309,7 +322,15 @@ absl::Status SqlStore::Settle(Txn& t, Terminal& terminal, std::vector<SuspenseRo
       row->row.SettleLeased(used, cost);
     } else {
       TH_ASSIGN_OR_RETURN(const LoadedRow::Lost* const lost, LostOf(t, *row, entry.epoch()));
-      const NanoUsd used = std::min(wanted, lost->amount);
+      NanoUsd used = std::min(wanted, lost->amount);
+      if (in_lost != nullptr) {
+        // An estimate has taken its part already.
+        const auto item = in_lost->amounts.find(row->id);
+        if (item != in_lost->amounts.end()) {
+          used = std::min(used, item->second);
+          if (estimate) item->second = item->second - used;
+        }
+      }
       row->row.SettleSuspense(used, cost);
       d_lost = kZero - used;
     }
@@ -322,6 +343,10 @@ absl::Status SqlStore::Settle(Txn& t, Terminal& terminal, std::vector<SuspenseRo
                                         {"model", entry.model()},
                                         {"hold_nanousd", entry.hold_nanousd()},
                                         {"cost_nanousd", entry.cost_nanousd()}});
+  }
+  if (estimate) {
+    SuspenseRow* const kept = own != nullptr ? own : in_lost;
+    return kept == nullptr ? absl::OkStatus() : WriteSuspense(t, org, entry.hold_id(), *kept);
   }
   // What is left of its own row, and other holds of the same attempt under other epochs.
   for (SuspenseRow& row : suspense) {
@@ -442,6 +467,33 @@ absl::Status SqlStore::Suspend(Txn& t, const v1::Entry& entry, Origin origin,
   return WriteSuspense(t, org, entry.hold_id(), row);
 }
 
+absl::Status SqlStore::PostEstimate(Txn& t, const v1::Entry& entry) {
+  const int64_t org = entry.account_ids(0);
+  TH_ASSIGN_OR_RETURN(std::vector<SuspenseRow> known, FindSuspense(t, org, entry.hold_id()));
+  const bool open = std::any_of(known.begin(), known.end(), [&](const SuspenseRow& row) {
+    return row.epoch == entry.epoch() && row.state != SuspenseState::kClosed;
+  });
+  if (!open) return absl::OkStatus();
+  const auto settled = std::make_shared<v1::Entry>(entry);
+  settled->set_kind(v1::ENTRY_KIND_SETTLE);
+  TH_ASSIGN_OR_RETURN(Terminal* const terminal,
+                      AddTerminal(t, {.entry = settled.get(),
+                                      .owned = settled,
+                                      .kind = Movement::kEstimate,
+                                      .revision = 0,
+                                      .fingerprint = FingerprintOf(*settled),
+                                      .note = "estimated; the rest of the hold is in suspense"}));
+  return Settle(t, *terminal, std::move(known), false);
+}
+
+absl::StatusOr<int> SqlStore::ReverseEstimate(Txn& t, int64_t org_id, std::string_view hold_id,
+                                              std::string_view note) {
+  TH_ASSIGN_OR_RETURN(const std::optional<Posted> posted, FindPosted(t, org_id, hold_id));
+  if (!posted.has_value() || posted->kind != Movement::kEstimate) return 0;
+  TH_RETURN_IF_ERROR(Reverse(t, org_id, hold_id, *posted, note).status());
+  return posted->revision + 2;
+}
+
 absl::Status SqlStore::PostOne(Txn& t, const v1::Entry& entry, const std::string& fingerprint,
                                v1::PostResult* result) {
   result->set_hold_id(entry.hold_id());
@@ -463,7 +515,21 @@ absl::Status SqlStore::PostOne(Txn& t, const v1::Entry& entry, const std::string
     result->set_posted_nanousd(nanos);
     return absl::OkStatus();
   };
-  if (posted.has_value()) {
+  if (posted.has_value() && posted->kind == Movement::kEstimate) {
+    if (suspend) return duplicate(LargestAmount(entry));
+    // The truth after an estimate.
+    TH_ASSIGN_OR_RETURN(std::vector<SuspenseRow> known, FindSuspense(t, org, entry.hold_id()));
+    TH_ASSIGN_OR_RETURN(const int revision,
+                        ReverseEstimate(t, org, entry.hold_id(), "the result came after all"));
+    TH_ASSIGN_OR_RETURN(Terminal* const terminal,
+                        AddTerminal(t, {.entry = &entry,
+                                        .kind = Movement::kCorrect,
+                                        .revision = revision,
+                                        .fingerprint = fingerprint,
+                                        .note = "follows a reversed estimate",
+                                        .rows = std::move(rows)}));
+    TH_RETURN_IF_ERROR(Settle(t, *terminal, std::move(known), false));
+  } else if (posted.has_value()) {
     // A suspension that arrives after the end it was followed by changes nothing.
     if (suspend || posted->fingerprint == fingerprint) return duplicate(posted->cost);
     if (posted->kind != Movement::kResolve) {
@@ -496,6 +562,7 @@ absl::Status SqlStore::PostOne(Txn& t, const v1::Entry& entry, const std::string
       });
       if (again) return duplicate(LargestAmount(entry));
       TH_RETURN_IF_ERROR(Suspend(t, entry, Origin::kSuspended, std::move(known)));
+      if (HasEstimate(entry)) TH_RETURN_IF_ERROR(PostEstimate(t, entry));
     } else {
       const Movement kind =
           entry.kind() == v1::ENTRY_KIND_VOID ? Movement::kVoid : Movement::kSettle;
@@ -607,11 +674,13 @@ absl::StatusOr<v1::JournalEntry> SqlStore::Resolve(Txn& t, int64_t org_id, const
   entry->set_cost_nanousd(cost.nanos());
   entry->set_usage_source(common::v1::USAGE_SOURCE_ESTIMATED);
   entry->set_status(std::string(status));
-  entry->clear_price_detail();  // the amount is not the product of rates and usage
+  // Where the amount is not the product of rates and usage.
+  if (cost.nanos() != row.entry.cost_nanousd()) entry->clear_price_detail();
+  TH_ASSIGN_OR_RETURN(const int revision, ReverseEstimate(t, org_id, row.entry.hold_id(), reason));
   TH_ASSIGN_OR_RETURN(Terminal* const terminal, AddTerminal(t, {.entry = entry.get(),
                                                                 .owned = entry,
                                                                 .kind = Movement::kResolve,
-                                                                .revision = 0,
+                                                                .revision = revision,
                                                                 .fingerprint = FingerprintOf(*entry),
                                                                 .note = std::string(reason)}));
   TH_RETURN_IF_ERROR(Settle(t, *terminal, std::move(known), false));
@@ -643,7 +712,7 @@ absl::StatusOr<v1::JournalEntry> SqlStore::ResolveSuspense(audit::Call* audit,
       [&](Txn& t) -> absl::Status {
         const int64_t org = t.orgs.begin()->first;
         TH_ASSIGN_OR_RETURN(const std::optional<Posted> posted, FindPosted(t, org, raw_hold_id));
-        if (posted.has_value()) {
+        if (posted.has_value() && posted->kind != Movement::kEstimate) {
           if (posted->kind != Movement::kResolve || posted->cost != cost_nanos) {
             return MakeError(absl::StatusCode::kFailedPrecondition, "ALREADY_RESOLVED",
                              absl::StrCat("the hold has ended at ", posted->cost, " nano-USD"));
@@ -735,7 +804,13 @@ absl::StatusOr<v1::AdjustEntryResponse> SqlStore::AdjustEntry(audit::Call* audit
           return MakeError(absl::StatusCode::kFailedPrecondition, "STILL_OPEN",
                            "the hold is in suspense; end it with `suspense resolve`");
         }
-        if (posted->cost == cost_nanos) {
+        // What an estimate has left in suspense ends with it.
+        std::vector<SuspenseRow> known;
+        if (posted->kind == Movement::kEstimate) {
+          TH_ASSIGN_OR_RETURN(known, FindSuspense(t, org, raw_hold_id));
+        }
+        const bool held = !known.empty();
+        if (posted->cost == cost_nanos && !held) {
           return MakeError(absl::StatusCode::kFailedPrecondition, "NOT_CHANGED",
                            absl::StrCat("the hold costs ", cost_nanos, " nano-USD already"));
         }
@@ -754,7 +829,7 @@ absl::StatusOr<v1::AdjustEntryResponse> SqlStore::AdjustEntry(audit::Call* audit
                                             .revision = revision,
                                             .fingerprint = FingerprintOf(*entry),
                                             .note = std::string(reason)}));
-        TH_RETURN_IF_ERROR(Settle(t, *terminal, {}, true));
+        TH_RETURN_IF_ERROR(Settle(t, *terminal, std::move(known), !held));
         TH_RETURN_IF_ERROR(
             t.c.Execute("INSERT INTO adjustments (org_id, client_request_id, hold_id, "
                         "revision, previous) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -805,10 +880,14 @@ absl::StatusOr<int64_t> SqlStore::ResolveOldSuspense(absl::Time before) {
             if (row.state != SuspenseState::kClosed) newest = &row;
           }
           if (newest == nullptr) continue;  // the same hold under another epoch, just resolved
-          int64_t hold = LargestAmount(newest->entry);
-          if (hold == 0) hold = newest->entry.hold_nanousd();
-          TH_RETURN_IF_ERROR(Resolve(t, org, *newest, known, NanoUsd(hold),
-                                     "unknown for too long: the full hold", "estimated")
+          int64_t cost = LargestAmount(newest->entry);
+          if (cost == 0) cost = newest->entry.hold_nanousd();
+          const bool estimated = HasEstimate(newest->entry);
+          if (estimated) cost = newest->entry.cost_nanousd();
+          TH_RETURN_IF_ERROR(Resolve(t, org, *newest, known, NanoUsd(cost),
+                                     estimated ? "unknown for too long: the estimate"
+                                               : "unknown for too long: the full hold",
+                                     "estimated")
                                  .status());
           ++t.counters.suspense_resolved_auto;
           ++resolved;

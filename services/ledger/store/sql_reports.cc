@@ -52,6 +52,11 @@ v1::JournalEntry InSuspense(std::string_view hold_id, v1::Entry entry, absl::Tim
   out.set_state("suspense");
   SetTime(since, out.mutable_posted_at());
   *out.mutable_entry() = std::move(entry);
+  // An estimate is an entry of its own.
+  out.mutable_entry()->clear_cost_nanousd();
+  out.mutable_entry()->clear_usage();
+  out.mutable_entry()->clear_usage_source();
+  out.mutable_entry()->clear_price_detail();
   return out;
 }
 
@@ -66,7 +71,9 @@ v1::JournalEntry ToJournalEntry(int64_t org_id, int64_t sequence, absl::Time at,
   out.set_hold_id(HoldText(entry.hold_id()));
   *out.mutable_entry() = entry;
   out.set_reversing(kind == Movement::kReverse);
-  out.set_state(entry.kind() == v1::ENTRY_KIND_VOID ? "void" : "settled");
+  out.set_state(kind == Movement::kEstimate             ? "estimated"
+                : entry.kind() == v1::ENTRY_KIND_VOID ? "void"
+                                                      : "settled");
   return out;
 }
 
@@ -513,7 +520,9 @@ absl::StatusOr<v1::ListSuspenseResponse> SqlStore::ListSuspense(
     {
       TH_ASSIGN_OR_RETURN(
           sql::Rows rows,
-          c.Scan("SELECT hold_id, entry, since, origin, state, epoch FROM suspense WHERE state < 3 AND "
+          c.Scan("SELECT hold_id, entry, since, origin, state, epoch, (SELECT coalesce(max(a.amount), 0) "
+                 "FROM suspense_amounts a WHERE a.org_id = s.org_id AND a.hold_id = s.hold_id AND "
+                 "a.epoch = s.epoch) FROM suspense s WHERE state < 3 AND "
                  "(CAST(?1 AS BIGINT) = 0 OR org_id = ?1) AND since >= ?2 AND "
                  "(since, hold_id, epoch) > (?2, ?3, ?4) ORDER BY since, hold_id, epoch",
                  org, after_since, sql::RawUuid{after_hold.raw()}, after_epoch));
@@ -534,9 +543,7 @@ absl::StatusOr<v1::ListSuspenseResponse> SqlStore::ListSuspense(
         row.set_request_id(entry.request_id());
         row.set_provider(entry.provider());
         row.set_model(entry.model());
-        for (const common::v1::HeldBudget& budget : entry.budgets()) {
-          row.set_amount_nanousd(std::max(row.amount_nanousd(), budget.amount_nanousd()));
-        }
+        row.set_amount_nanousd(rows.Int(6));
         SetTime(FromColumn(rows.Int(2)), row.mutable_since());
         switch (static_cast<Origin>(rows.Int(3))) {
           case Origin::kSuspended:

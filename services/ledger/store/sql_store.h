@@ -37,6 +37,7 @@ enum class Movement : int {
   kResolve = 3,
   kReverse = 4,
   kCorrect = 5,
+  kEstimate = 6,  // what a hold in suspense has cost at least, as its edge reckons
   kOpen = 10,
   kCap = 11,
   kLease = 12,
@@ -450,8 +451,12 @@ class SqlStore final : public Store {
   absl::StatusOr<Terminal*> AddTerminal(Txn& t, Terminal terminal);
   // The money of a terminal posting: from wherever the hold's epoch keeps it now (R3).
   // charge_only: from avail, because the hold's own money has been dealt with before.
+  // `charge_only`: nothing is held for it any more. An estimate (terminal.kind) leaves what it does
+  // not take of the hold in suspense.
   absl::Status Settle(Txn& t, Terminal& terminal, std::vector<SuspenseRow> suspense,
                       bool charge_only);
+  // What a suspended hold is known to have cost is spent at once.
+  absl::Status PostEstimate(Txn& t, const v1::Entry& entry);
   // Returns the entry that it reverses.
   absl::StatusOr<std::shared_ptr<const v1::Entry>> Reverse(Txn& t, int64_t org_id,
                                                            std::string_view hold_id,
@@ -468,6 +473,10 @@ class SqlStore final : public Store {
   absl::StatusOr<v1::JournalEntry> Resolve(Txn& t, int64_t org_id, const SuspenseRow& row,
                                            std::vector<SuspenseRow> known, NanoUsd cost,
                                            std::string_view reason, std::string_view status);
+  // An estimate of the hold, if that is what stands in the journal, is reversed. Returns the revision
+  // of the entry that follows.
+  absl::StatusOr<int> ReverseEstimate(Txn& t, int64_t org_id, std::string_view hold_id,
+                                      std::string_view note);
 
   // --- alerts (sql_alerts.cc)
   // Tells who asked what the webhook was like, if there was one.
