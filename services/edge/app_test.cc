@@ -633,7 +633,7 @@ INSTANTIATE_TEST_SUITE_P(
                 "application/json", "[{\"candidates\":[]}",
                 Long(",{\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"", "\"}]}}]}"),
                 ",\n{\"error\":"}),
-    [](const auto& info) { return std::string(info.param.name); });
+    [](const auto& endless) { return std::string(endless.param.name); });
 
 TEST_F(AppTest, OutputIsClampedToWhatTheTightestBudgetAffordsAndSaysSo) {
   config_.clamp_output = true;

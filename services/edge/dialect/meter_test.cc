@@ -824,6 +824,27 @@ TEST_F(MeterTest, AGiganticElementPassesAndTheNextIsMetered) {
   EXPECT_EQ(outcome.result.usage[0].usage().input_tokens_uncached(), 5);
 }
 
+TEST_F(MeterTest, UnknownFieldsOfUsageChangeNothing) {
+  const std::pair<Endpoint, std::string> answers[] = {
+      {kChat, R"({"choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":7,"completion_tokens":3,)"
+              R"("total_tokens":10)"},
+      {Endpoint::kResponses, R"({"status":"completed","output":[],"usage":{"input_tokens":7,)"
+                             R"("output_tokens":3,"total_tokens":10)"},
+      {kMessages, R"({"type":"message","stop_reason":"end_turn","usage":{"input_tokens":7,"output_tokens":3)"},
+      {Endpoint::kGenerateContent, R"({"candidates":[{"finishReason":"STOP"}],"usageMetadata":{)"
+                                   R"("promptTokenCount":7,"candidatesTokenCount":3,"totalTokenCount":10)"}};
+  for (const auto& [endpoint, body] : answers) {
+    const Outcome plain = Run(endpoint, body + "}}");
+    const Outcome more = Run(
+        endpoint, body + R"(,"future_tokens":5,"future_details":{"input_tokens":9,"prompt_tokens":9,)"
+                         R"("output_tokens":9,"candidatesTokenCount":9},"list":[{"cached_tokens":1}]}})");
+    ASSERT_EQ(plain.result.usage.size(), 1);
+    EXPECT_EQ(plain.result.usage[0].usage().input_tokens_uncached(), 7);
+    EXPECT_EQ(Lines(more.result), Lines(plain.result));
+    EXPECT_EQ(more.result.source, USAGE_SOURCE_FINAL);
+  }
+}
+
 TEST_F(MeterTest, ResponsesAreRememberedByTheirId) {
   EXPECT_EQ(Run(Endpoint::kResponses, R"({"id":"resp_9","status":"completed","output":[]})")
                 .result.object_id,
