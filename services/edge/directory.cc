@@ -149,8 +149,11 @@ struct Directory::Impl {
   // Whatever is known of keys and accounts may be old. What was in use is asked for again at once, by
   // the worker, so that not every caller has to wait for it.
   void Forget() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    std::vector<std::string> ids = cache.Clear();
+    Prefetch(cache.Clear());
     subjects.clear();
+  }
+
+  void Prefetch(std::vector<std::string> ids) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     if (to_resync.empty()) {
       to_resync = std::move(ids);
     } else {
@@ -547,6 +550,11 @@ void Directory::Stop() {
   }
   impl_->calls.Stop();
   if (impl_->worker.joinable()) impl_->worker.join();
+}
+
+void Directory::Prefetch(std::vector<std::string> key_ids) {
+  absl::MutexLock lock(&impl_->mutex);
+  impl_->Prefetch(std::move(key_ids));
 }
 
 size_t Directory::cached_keys() const { return impl_->cache.size(); }

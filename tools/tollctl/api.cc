@@ -276,6 +276,12 @@ absl::StatusOr<vault::v1::ListCredentialsResponse> Api::Call(const vault::v1::Li
 absl::StatusOr<vault::v1::DeleteCredentialResponse> Api::Call(const vault::v1::DeleteCredentialRequest& request) {
   return Unary<vault::v1::DeleteCredentialResponse>(Service::kVault, &Stubs::vault, &VaultAdminService::Stub::DeleteCredential, request);
 }
+absl::StatusOr<vault::v1::ListKeyEncryptionKeysResponse> Api::Call(const vault::v1::ListKeyEncryptionKeysRequest& request) {
+  return Unary<vault::v1::ListKeyEncryptionKeysResponse>(Service::kVault, &Stubs::vault, &VaultAdminService::Stub::ListKeyEncryptionKeys, request);
+}
+absl::StatusOr<vault::v1::RewrapSecretsResponse> Api::Call(const vault::v1::RewrapSecretsRequest& request) {
+  return Unary<vault::v1::RewrapSecretsResponse>(Service::kVault, &Stubs::vault, &VaultAdminService::Stub::RewrapSecrets, request);
+}
 absl::StatusOr<vault::v1::CreateTokenResponse> Api::Call(const vault::v1::CreateTokenRequest& request) {
   return Unary<vault::v1::CreateTokenResponse>(Service::kVault, &Stubs::vault, &VaultAdminService::Stub::CreateToken, request);
 }

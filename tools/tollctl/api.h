@@ -78,6 +78,8 @@ class Api {
   absl::StatusOr<vault::v1::SetCredentialResponse> Call(const vault::v1::SetCredentialRequest& request);
   absl::StatusOr<vault::v1::ListCredentialsResponse> Call(const vault::v1::ListCredentialsRequest& request);
   absl::StatusOr<vault::v1::DeleteCredentialResponse> Call(const vault::v1::DeleteCredentialRequest& request);
+  absl::StatusOr<vault::v1::ListKeyEncryptionKeysResponse> Call(const vault::v1::ListKeyEncryptionKeysRequest& request);
+  absl::StatusOr<vault::v1::RewrapSecretsResponse> Call(const vault::v1::RewrapSecretsRequest& request);
   absl::StatusOr<vault::v1::CreateTokenResponse> Call(const vault::v1::CreateTokenRequest& request);
   absl::StatusOr<vault::v1::ListTokensResponse> Call(const vault::v1::ListTokensRequest& request);
   absl::StatusOr<vault::v1::RevokeTokenResponse> Call(const vault::v1::RevokeTokenRequest& request);

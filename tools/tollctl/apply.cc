@@ -134,7 +134,7 @@ absl::StatusOr<std::vector<Step>> Plan(const std::vector<Document>& documents,
     if (document.kind == DocumentKind::kKey && step.result == "changed") {
       for (const std::string& change : step.changes) {
         const std::string field = change.substr(0, change.find(' '));
-        if (field == "tags" || field == "owner" || field == "purpose") {
+        if (field == "tags") {
           return fail(absl::StrCat("the ", field, " of a key cannot be changed (", change,
                                    "); make another key"));
         }
@@ -235,6 +235,12 @@ struct Applier {
     *update.mutable_models() = key.create.models();
     update.set_set_providers(true);
     *update.mutable_providers() = key.create.providers();
+    update.set_set_endpoints(true);
+    *update.mutable_endpoints() = key.create.endpoints();
+    update.set_set_networks(true);
+    *update.mutable_networks() = key.create.networks();
+    update.set_owner(key.create.owner());
+    update.set_purpose(key.create.purpose());
     if (key.create.has_expires_at()) *update.mutable_expires_at() = key.create.expires_at();
     return Done(in, in.api.Call(update));
   }

@@ -224,6 +224,8 @@ absl::Status ReadKey(Reader& spec, const std::string& name, Document* out) {
   key.create.set_name(name.substr(slash + 1));
   TH_RETURN_IF_ERROR(spec.Items("models", key.create.mutable_models()));
   TH_RETURN_IF_ERROR(spec.Items("providers", key.create.mutable_providers()));
+  TH_RETURN_IF_ERROR(spec.Items("endpoints", key.create.mutable_endpoints()));
+  TH_RETURN_IF_ERROR(spec.Items("networks", key.create.mutable_networks()));
   TH_RETURN_IF_ERROR(spec.Map("tags", key.create.mutable_tags()));
   TH_RETURN_IF_ERROR(spec.Map("tag", key.create.mutable_tags()));
   TH_RETURN_IF_ERROR(spec.Text("owner", key.create.mutable_owner()));
@@ -514,6 +516,8 @@ struct SpecWriter {
   void operator()(const KeySpec& key) {
     SetItems(&spec, "models", key.create.models());
     SetItems(&spec, "providers", key.create.providers());
+    SetItems(&spec, "endpoints", key.create.endpoints());
+    SetItems(&spec, "networks", key.create.networks());
     SetMap(&spec, "tags", key.create.tags());
     SetText(&spec, "owner", key.create.owner());
     SetText(&spec, "purpose", key.create.purpose());
@@ -692,6 +696,8 @@ Document FromKey(const vault::v1::Key& key) {
   body.create.set_name(key.path().substr(slash + 1));
   *body.create.mutable_models() = key.models();
   *body.create.mutable_providers() = key.providers();
+  *body.create.mutable_endpoints() = key.endpoints();
+  *body.create.mutable_networks() = key.networks();
   *body.create.mutable_tags() = key.tags();
   body.create.set_owner(key.owner());
   body.create.set_purpose(key.purpose());

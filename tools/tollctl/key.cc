@@ -21,11 +21,18 @@ std::vector<Column> KeyColumns(absl::Time now) {
           Column::Text("STATE", "state"),
           Column::Text("MODELS", "models").IfAny(),
           Column::Text("PROVIDERS", "providers").IfAny(),
+          Column::Text("ENDPOINTS", "endpoints").IfAny(),
+          Column::Text("NETWORKS", "networks").IfAny(),
           Column::Text("TAGS", "tags").IfAny(),
           Column::Text("OWNER", "owner").IfAny(),
           Column::Text("PURPOSE", "purpose").IfAny(),
           Column::Time("CREATED", "created_at", now),
-          Column::Time("EXPIRES", "expires_at", now).IfAny()};
+          Column::Time("EXPIRES", "expires_at", now).IfAny(),
+          Column::Time("LAST USED", "last_used_at", now).IfAny(),
+          Column::Cell("SECRETS", [](const Value& row) -> std::string {
+            const double secrets = row.At("secrets").number();
+            return secrets > 1 ? absl::StrCat(secrets, " (rotating)") : "";
+          }).IfAny()};
 }
 
 // One key as {"key": {...}}, with its secret if there is one.
@@ -110,6 +117,10 @@ void AddCreate(Noun& noun) {
               "models it may use, 'prefix*' permitted; default all")
       .Option("--providers", "A,B", Into(create->mutable_providers()),
               "providers it may use; default all")
+      .Option("--endpoints", "A,B", Into(create->mutable_endpoints()),
+              "endpoints it may use, like chat_completions,embeddings; default all")
+      .Option("--networks", "A,B", Into(create->mutable_networks()),
+              "addresses it may be used from, like 10.0.0.0/8,2001:db8::/32; default all")
       .Option("--tag", "K=V", Into(create->mutable_tags()), "pinned on its requests, repeatable")
       .Option("--owner", "EMAIL", Into(create->mutable_owner()), "who answers for it")
       .Option("--purpose", "TEXT", Into(create->mutable_purpose()), "what it is for")
@@ -132,23 +143,42 @@ void AddSet(Noun& noun) {
   auto expires = std::make_shared<std::optional<std::string>>();
   auto any_model = std::make_shared<bool>(false);
   auto any_provider = std::make_shared<bool>(false);
+  auto any_endpoint = std::make_shared<bool>(false);
+  auto any_network = std::make_shared<bool>(false);
+  auto owner = std::make_shared<std::optional<std::string>>();
+  auto purpose = std::make_shared<std::optional<std::string>>();
   noun.AddVerb("set", "Changes what a key may use, or when it expires")
       .Positional("PATH", Into(update->mutable_path()), "path of the key")
       .Option("--models", "A,B", Into(update->mutable_models()), "models it may use")
       .Flag("--any-model", any_model.get(), "it may use all models")
       .Option("--providers", "A,B", Into(update->mutable_providers()), "providers it may use")
       .Flag("--any-provider", any_provider.get(), "it may use all providers")
+      .Option("--endpoints", "A,B", Into(update->mutable_endpoints()), "endpoints it may use")
+      .Flag("--any-endpoint", any_endpoint.get(), "it may use all endpoints")
+      .Option("--networks", "A,B", Into(update->mutable_networks()), "addresses it may be used from")
+      .Flag("--any-network", any_network.get(), "it may be used from everywhere")
+      .Option("--owner", "EMAIL", Into(owner.get()), "who answers for it")
+      .Option("--purpose", "TEXT", Into(purpose.get()), "what it is for")
       .Option("--expires", "WHEN", Into(expires.get()), "90d, a date or an RFC 3339 time")
       .Example("tollctl key set acme/payments/sarah/laptop --models 'gpt-4o*' --expires 30d")
       .Run([=](Invocation& in) -> absl::Status {
         if ((*any_model && update->models_size() > 0) ||
-            (*any_provider && update->providers_size() > 0)) {
-          return UsageError("--any-model excludes --models, and --any-provider --providers");
+            (*any_provider && update->providers_size() > 0) ||
+            (*any_endpoint && update->endpoints_size() > 0) ||
+            (*any_network && update->networks_size() > 0)) {
+          return UsageError("--any-model excludes --models, and so do the others theirs");
         }
         update->set_set_models(*any_model || update->models_size() > 0);
         update->set_set_providers(*any_provider || update->providers_size() > 0);
-        if (!update->set_models() && !update->set_providers() && !expires->has_value()) {
-          return UsageError("nothing to change: give --models, --providers or --expires");
+        update->set_set_endpoints(*any_endpoint || update->endpoints_size() > 0);
+        update->set_set_networks(*any_network || update->networks_size() > 0);
+        if (owner->has_value()) update->set_owner(**owner);
+        if (purpose->has_value()) update->set_purpose(**purpose);
+        if (!update->set_models() && !update->set_providers() && !update->set_endpoints() &&
+            !update->set_networks() && !update->has_owner() && !update->has_purpose() &&
+            !expires->has_value()) {
+          return UsageError("nothing to change: give --models, --providers, --endpoints, --networks, "
+                            "--owner, --purpose or --expires");
         }
         if (expires->has_value()) {
           TH_RETURN_IF_ERROR(SetFuture("--expires", **expires, in.Now(),

@@ -40,6 +40,8 @@ void RegisterNouns(CommandLine& commands) {
   RegisterAccounts(commands);
   RegisterRegister(commands);
   RegisterKey(commands);
+  RegisterCredential(commands);
+  RegisterKek(commands);
   RegisterBudget(commands);
   RegisterLimit(commands);
   RegisterTags(commands);

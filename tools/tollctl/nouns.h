@@ -7,6 +7,8 @@ namespace tollhouse::tollctl {
 
 void RegisterAccounts(CommandLine& commands);  // org, team, user: account.cc
 void RegisterKey(CommandLine& commands);
+void RegisterCredential(CommandLine& commands);
+void RegisterKek(CommandLine& commands);
 void RegisterBudget(CommandLine& commands);
 void RegisterLimit(CommandLine& commands);
 void RegisterTags(CommandLine& commands);

@@ -52,8 +52,9 @@ Value WithCredential(const router::v1::Provider& provider,
 absl::StatusOr<std::map<std::string, vault::v1::Credential>> Credentials(Api& api) {
   TH_ASSIGN_OR_RETURN(const auto response, api.Call(vault::v1::ListCredentialsRequest()));
   std::map<std::string, vault::v1::Credential> credentials;
-  for (const auto& credential : response.credentials()) {
-    credentials[credential.provider()] = credential;
+  for (const auto& credential : response.credentials()) {  // the newest of them
+    auto& known = credentials[credential.provider()];
+    if (credential.version() > known.version()) known = credential;
   }
   return credentials;
 }
