@@ -13,6 +13,8 @@ import subprocess
 import time
 import urllib.request
 
+import secret_scan
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("TOLLHOUSE_BIN", ROOT / "build" / "bin"))
 LONG = os.environ.get("TOLLHOUSE_TEST_LONG") == "1"
@@ -145,7 +147,9 @@ class Tollctl:
         done = self.run(*argv, **options)
         if done.returncode != 0:
             raise TollctlError(argv, done)
-        return json.loads(done.stdout) if done.stdout.strip() else None
+        answer = json.loads(done.stdout) if done.stdout.strip() else None
+        secret_scan.learn(answer)
+        return answer
 
 
 class Tollhoused(Child):
@@ -220,13 +224,33 @@ class Stack:
     def add_provider(self, name, dialect, base_url, *arguments):
         secret = self.directory / ("credential-" + name)
         secret.write_text("sim-secret-" + name)
+        secret_scan.remember("a provider's credential", "sim-secret-" + name)
         secret.chmod(0o600)
         self.ctl("provider", "set", name, "--dialect", dialect, "--base-url", base_url,
                  "--credential-file", secret, "--allow-private", *arguments)
 
     def stop(self):
+        self.keep_metrics({"tollhoused": self.house.endpoints and self.house.metrics})
         self.house.stop()
         self.sim.stop()
+        self.check_secrets()
+
+    def keep_metrics(self, pages):
+        """Writes the metrics of {name: URL} to files, to be searched like all that was written."""
+        for name, url in pages.items():
+            with contextlib.suppress(OSError, TypeError):
+                (self.directory / (name + ".metrics")).write_bytes(get(url + "/metrics"))
+
+    def written(self):
+        """What the programs wrote."""
+        return [self.house.data, *self.directory.glob("*.log"), *self.directory.glob("*.metrics")]
+
+    def check_secrets(self):
+        with contextlib.suppress(OSError):
+            secret_scan.remember("a key-encryption key", (self.house.data / "kek").read_bytes())
+            secret_scan.remember_key((self.house.data / "admin.token").read_text().strip())
+        found = secret_scan.findings(*self.written())
+        assert not found, "secrets where they may not be:\n" + "\n".join(found)
 
     @property
     def ctl(self):

@@ -20,6 +20,11 @@ void Request(std::string_view input);
 // Price books: what was read is what its canonical text reads as.
 void PriceBook(std::string_view input);
 
+// Heads of requests and answers: their end at any split, what an accepted request cannot have.
+void HttpHead(std::string_view input);
+// What stands where a key is expected: virtual keys, tokens of identity providers; and networks.
+void Bearer(std::string_view input);
+
 struct Target {
   const char* name;
   void (*run)(std::string_view input);
@@ -27,7 +32,9 @@ struct Target {
 inline constexpr Target kTargets[] = {{"sse_splitter", SseSplitter},
                                       {"meter", Meter},
                                       {"request", Request},
-                                      {"price_book", PriceBook}};
+                                      {"price_book", PriceBook},
+                                      {"http_head", HttpHead},
+                                      {"bearer", Bearer}};
 
 // Ends the program where `holds` is false.
 inline void Promise(bool holds, const char* what) {
