@@ -153,12 +153,11 @@ struct Directory::Impl {
     subjects.clear();
   }
 
-  void Prefetch(std::vector<std::string> ids) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+  void Prefetch(std::vector<KeyId> ids) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     if (to_resync.empty()) {
       to_resync = std::move(ids);
     } else {
-      to_resync.insert(to_resync.end(), std::make_move_iterator(ids.begin()),
-                       std::make_move_iterator(ids.end()));
+      to_resync.insert(to_resync.end(), ids.begin(), ids.end());
     }
   }
 
@@ -172,6 +171,13 @@ struct Directory::Impl {
       return BadKey();
     }
     return standing;
+  }
+
+  // Whether a key adds nothing to what the accounts above it say.
+  static bool IsPlain(const vault::v1::KeyRecord& key, const ledger::v1::AccountView& own) {
+    return key.models().empty() && key.providers().empty() && key.endpoints().empty() &&
+           key.networks().empty() && own.tags().empty() && own.tag_rules().empty() &&
+           own.limits().ByteSizeLong() == 0;
   }
 
   PrincipalOr MakePrincipal(const vault::v1::KeyRecord& key,
@@ -190,7 +196,10 @@ struct Directory::Impl {
       by_id[account.account().account_id()] = &account;
     }
     std::vector<PrincipalPtr> principals;
+    principals.reserve(static_cast<size_t>(found.keys_size()));
     std::vector<const ledger::v1::AccountView*> chain;
+    // By parent: the standing of keys that have nothing of their own.
+    absl::flat_hash_map<int64_t, std::shared_ptr<const Standing>> plain;
     for (const vault::v1::KeyRecord& key : found.keys()) {
       chain.clear();
       bool require_budget = false;
@@ -202,9 +211,18 @@ struct Directory::Impl {
         it = by_id.find(it->second->parent_id());
       }
       if (it == by_id.end()) continue;  // its account, or one above, is gone
-      auto standing = StandingOf(key, chain, require_budget);
-      if (!standing.ok()) continue;
-      principals.emplace_back(new Principal(key, *chain.back(), cache.Share(*std::move(standing))));
+      std::shared_ptr<const Standing>* known = nullptr;
+      if (chain.size() > 1 && IsPlain(key, *chain.back())) {
+        known = &plain[chain[chain.size() - 2]->account_id()];
+      }
+      std::shared_ptr<const Standing> shared = known == nullptr ? nullptr : *known;
+      if (shared == nullptr) {
+        auto standing = StandingOf(key, chain, require_budget);
+        if (!standing.ok()) continue;
+        shared = cache.Share(*std::move(standing));
+        if (known != nullptr) *known = shared;
+      }
+      principals.emplace_back(new Principal(key, *chain.back(), std::move(shared)));
     }
     return principals;
   }
@@ -229,9 +247,9 @@ struct Directory::Impl {
                        "the API key has expired");
     }
     const int64_t minutes = absl::ToUnixSeconds(now) / 60;
-    if (principal.NoteUse(minutes, absl::ToInt64Minutes(options.use_resolution))) {
+    if (!principal.key_id().empty() && principal.NoteUse(minutes, absl::ToInt64Minutes(options.use_resolution))) {
       absl::MutexLock lock(&uses_mutex);
-      if (uses.size() < kUsesWaitingMax) uses.emplace_back(principal.key_id(), minutes);
+      if (uses.size() < kUsesWaitingMax) uses.emplace_back(&principal, minutes);
     }
     return absl::OkStatus();
   }
@@ -370,7 +388,7 @@ struct Directory::Impl {
         worker_mutex.AwaitWithTimeout(absl::Condition(&stopping), kWorkerPause);
         if (stopping) break;
       }
-      std::vector<std::string> ids;
+      std::vector<KeyId> ids;
       {
         absl::MutexLock lock(&mutex);
         ids.swap(to_resync);
@@ -384,7 +402,7 @@ struct Directory::Impl {
     ReportUses();
   }
 
-  void Resync(const std::vector<std::string>& ids) {
+  void Resync(const std::vector<KeyId>& ids) {
     const absl::Time begin = absl::Now();
     for (size_t i = 0; i < ids.size(); i += kKeysAtOnce) {
       {
@@ -398,7 +416,7 @@ struct Directory::Impl {
       }
       auto request = std::make_shared<vault::v1::LookupKeysRequest>();
       for (size_t k = i; k < std::min(ids.size(), i + kKeysAtOnce); ++k) {
-        request->add_key_ids(ids[k]);
+        request->add_key_ids(ids[k].data(), kKeyIdSize);
       }
       FillBatch(std::move(request), kResyncAttempts);
     }
@@ -454,7 +472,7 @@ struct Directory::Impl {
   }
 
   void ReportUses() {
-    std::vector<std::pair<std::string, int64_t>> told;
+    std::vector<std::pair<PrincipalPtr, int64_t>> told;
     {
       absl::MutexLock lock(&uses_mutex);
       told.swap(uses);
@@ -463,7 +481,7 @@ struct Directory::Impl {
       vault::v1::ReportKeyUseRequest request;
       for (size_t k = i; k < std::min(told.size(), i + kUsesAtOnce); ++k) {
         vault::v1::KeyUse* use = request.add_uses();
-        use->set_key_id(told[k].first);
+        use->set_key_id(std::string(told[k].first->key_id()));
         use->set_unix_minutes(told[k].second);
       }
       grpc::ClientContext context;
@@ -503,10 +521,10 @@ struct Directory::Impl {
     std::shared_ptr<const CredentialSet> set;
   };
   absl::flat_hash_map<std::string, CachedCredential> credentials ABSL_GUARDED_BY(mutex);
-  std::vector<std::string> to_resync ABSL_GUARDED_BY(mutex);  // ids of keys
+  std::vector<KeyId> to_resync ABSL_GUARDED_BY(mutex);  // ids of keys
 
   absl::Mutex uses_mutex;
-  std::vector<std::pair<std::string, int64_t>> uses ABSL_GUARDED_BY(uses_mutex);  // id, unix minutes
+  std::vector<std::pair<PrincipalPtr, int64_t>> uses ABSL_GUARDED_BY(uses_mutex);  // unix minutes
 
   // Fills the cache again and reports uses.
   absl::Mutex worker_mutex;
@@ -552,7 +570,7 @@ void Directory::Stop() {
   if (impl_->worker.joinable()) impl_->worker.join();
 }
 
-void Directory::Prefetch(std::vector<std::string> key_ids) {
+void Directory::Prefetch(std::vector<KeyId> key_ids) {
   absl::MutexLock lock(&impl_->mutex);
   impl_->Prefetch(std::move(key_ids));
 }

@@ -64,7 +64,7 @@ class Directory {
   // Both watches have delivered their snapshot; false after `timeout`.
   bool WaitSynced(absl::Duration timeout);
   // Looks keys up in the background, many at once, as after a reconnect.
-  void Prefetch(std::vector<std::string> key_ids);
+  void Prefetch(std::vector<KeyId> key_ids);
   // Keys that are cached now.
   size_t cached_keys() const;
   // How long ago the older of the watches was last known to be whole.

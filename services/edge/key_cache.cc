@@ -128,13 +128,14 @@ void KeyCache::EraseAccounts(std::span<const int64_t> account_ids) {
   }
 }
 
-std::vector<std::string> KeyCache::Clear() {
-  std::vector<std::string> ids;
+std::vector<KeyId> KeyCache::Clear() {
+  std::vector<KeyId> ids;
+  ids.reserve(size());
   for (Shard& shard : shards_) {
     absl::flat_hash_set<PrincipalPtr, ById, ById> gone;
     absl::MutexLock lock(&shard.mutex);
     for (const PrincipalPtr& key : shard.keys) {
-      ids.emplace_back(key->key_id());
+      key->key_id().copy(ids.emplace_back().data(), kKeyIdSize);
       Forget(*key);
     }
     gone.swap(shard.keys);

@@ -31,7 +31,7 @@ class KeyCache {
   // Everyone at or below one of these accounts.
   void EraseAccounts(std::span<const int64_t> account_ids);
   // Forgets all of them, and tells whom.
-  std::vector<std::string> Clear();
+  std::vector<KeyId> Clear();
 
   // One copy of a standing for all who have the same.
   std::shared_ptr<const Standing> Share(std::unique_ptr<Standing> standing);
@@ -70,12 +70,8 @@ class KeyCache {
   };
   static constexpr size_t kShards = 64;
 
-  // The last characters of an id are a keyed checksum: nobody can choose them.
-  Shard& ShardOf(std::string_view key_id) {
-    const size_t size = key_id.size();
-    return shards_[(static_cast<unsigned char>(key_id[size - 1]) * 33u +
-                    static_cast<unsigned char>(key_id[size - 2])) % kShards];
-  }
+  // By other bits of the hash than the set uses first.
+  Shard& ShardOf(std::string_view key_id) { return shards_[(ById()(key_id) >> 40) % kShards]; }
   AccountShard& ShardOf(int64_t account_id) {
     return accounts_[static_cast<uint64_t>(account_id) % kShards];
   }

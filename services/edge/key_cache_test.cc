@@ -98,7 +98,9 @@ TEST_F(KeyCacheTest, ANewKeyOfAnAccountTakesItsPlace) {
 
 TEST_F(KeyCacheTest, ClearTellsWhomItForgot) {
   const PrincipalPtr a = Put(10);
-  EXPECT_EQ(cache_.Clear(), std::vector<std::string>{std::string(a->key_id())});
+  const std::vector<KeyId> forgotten = cache_.Clear();
+  ASSERT_EQ(forgotten.size(), 1u);
+  EXPECT_EQ(std::string_view(forgotten[0].data(), kKeyIdSize), a->key_id());
   EXPECT_EQ(cache_.size(), 0u);
   EXPECT_TRUE(cache_.Clear().empty());
 }

@@ -80,7 +80,7 @@ Principal::Principal(const vault::v1::KeyRecord& key, const ledger::v1::AccountV
       expires_at_micros_(key.has_expires_at() ? Micros(key.expires_at()) : kNever),
       disabled_(key.disabled()),
       revoked_(key.revoked()) {
-  if (key.key_id().size() == kIdSize) key.key_id().copy(key_id_.data(), kIdSize);
+  if (key.key_id().size() == kKeyIdSize) key.key_id().copy(key_id_.data(), kKeyIdSize);
   for (const vault::v1::SecretMac& secret : key.macs()) {
     if (secret.mac().size() != 32) continue;
     Mac mac{};

@@ -55,10 +55,13 @@ struct Standing {
   bool AllowsAddress(const std::optional<http::Address>& from) const;
 };
 
+// The public id of a virtual key.
+inline constexpr size_t kKeyIdSize = 24;
+using KeyId = std::array<char, kKeyIdSize>;
+
 // Small: an edge keeps a million of them. Immutable but for its counters; thread-safe.
 class Principal {
  public:
-  static constexpr size_t kIdSize = 24;
   struct Mac {
     std::array<uint8_t, 32> mac;
     int64_t expires_at_micros;  // since 1970
@@ -71,7 +74,7 @@ class Principal {
   Principal& operator=(const Principal&) = delete;
 
   // "" of a token's.
-  std::string_view key_id() const { return {key_id_.data(), key_id_[0] == '\0' ? 0 : kIdSize}; }
+  std::string_view key_id() const { return {key_id_.data(), key_id_[0] == '\0' ? 0 : kKeyIdSize}; }
   const Standing& standing() const { return *standing_; }
   int64_t account_id() const { return account_id_; }
   std::vector<int64_t> account_ids() const;  // org first, the own one last
@@ -101,7 +104,7 @@ class Principal {
   // In an order without gaps.
   mutable std::atomic<int32_t> references_ = 0;
   mutable std::atomic<int32_t> in_flight_ = 0;
-  std::array<char, kIdSize> key_id_{};
+  KeyId key_id_{};
   const int64_t account_id_;
   const std::string name_;  // last part of the account's path
   const std::shared_ptr<const Standing> standing_;

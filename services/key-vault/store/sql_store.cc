@@ -132,6 +132,37 @@ absl::StatusOr<std::optional<absl::Time>> ReadUse(sql::Connection& connection,
   return used;
 }
 
+// Many keys with what edges need of them, in one go.
+absl::Status ReadForEdges(sql::Connection& connection, const sql::Array& key_ids,
+                          std::vector<StoredKey>* keys) {
+  TH_ASSIGN_OR_RETURN(
+      sql::Rows rows,
+      connection.Query("SELECT k.key_id, k.account_id, k.expires_at, k.disabled, k.revoked, k.models, "
+                       "k.providers, k.endpoints, k.networks, s.mac, s.created_at, s.expires_at "
+                       "FROM virtual_key k LEFT JOIN key_secret s ON s.key_id = k.key_id "
+                       "WHERE k.key_id = ANY (?1) ORDER BY k.key_id, s.created_at DESC",
+                       key_ids));
+  while (rows.Next()) {
+    if (keys->empty() || keys->back().key_id != rows.View(0)) {
+      StoredKey& key = keys->emplace_back();
+      key.key_id = rows.Text(0);
+      key.account_id = rows.Int(1);
+      key.expires_at = TimeAt(rows, 2);
+      key.disabled = rows.Bool(3);
+      key.revoked = rows.Bool(4);
+      if (!rows.View(5).empty()) key.models = Lines(rows.Text(5));
+      if (!rows.View(6).empty()) key.providers = Lines(rows.Text(6));
+      if (!rows.View(7).empty()) key.endpoints = Lines(rows.Text(7));
+      if (!rows.View(8).empty()) key.networks = Lines(rows.Text(8));
+    }
+    if (!rows.IsNull(9)) {
+      keys->back().macs.push_back(
+          {rows.Text(9), absl::FromUnixMicros(rows.Int(10)), TimeAt(rows, 11)});
+    }
+  }
+  return rows.status();
+}
+
 // The one key that `where` with one parameter finds.
 template <typename Parameter>
 absl::StatusOr<std::optional<StoredKey>> ReadKey(sql::Connection& connection,
@@ -361,15 +392,7 @@ class SqlStore final : public Store {
       keys.clear();
       if (connection.dialect() == sql::Dialect::kPostgres && key_ids.size() > 1) {
         const std::vector<std::string_view> ids(key_ids.begin(), key_ids.end());
-        const sql::Array wanted = sql::Array::Texts(ids);
-        {
-          TH_ASSIGN_OR_RETURN(sql::Rows rows, connection.Query(std::string(kKeyColumns) +
-                                                                   "WHERE key_id = ANY (?1)",
-                                                               wanted));
-          while (rows.Next()) keys.push_back(KeyFrom(rows));
-          TH_RETURN_IF_ERROR(rows.status());
-        }
-        return ReadMacs(connection, &keys, "WHERE key_id = ANY (?1) ", wanted);
+        return ReadForEdges(connection, sql::Array::Texts(ids), &keys);
       }
       for (const std::string& key_id : key_ids) {
         TH_ASSIGN_OR_RETURN(std::optional<StoredKey> key,

@@ -143,7 +143,7 @@ class Store {
   using Change = std::function<absl::StatusOr<bool>(StoredKey& key)>;
   virtual absl::StatusOr<StoredKey> ChangeKey(int64_t account_id, const Change& change,
                                               audit::Call* audit, int64_t* version) = 0;
-  // Unknown ids are absent from the answer.
+  // Unknown ids are absent from the answer; paths, owners and purposes may be, too.
   virtual absl::StatusOr<std::vector<StoredKey>> KeysByIds(
       const std::vector<std::string>& key_ids) = 0;
   virtual absl::StatusOr<std::optional<StoredKey>> KeyByAccount(int64_t account_id) = 0;

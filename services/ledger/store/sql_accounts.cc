@@ -510,10 +510,14 @@ absl::StatusOr<v1::ResolveAccountsResponse> SqlStore::ResolveAccounts(
     }
     return absl::OkStatus();
   }));
-  std::map<std::string_view, const AccountRow*> by_path;  // parents come before what is below them
-  for (const auto& [id, row] : rows) by_path.emplace(row.path, &row);
+  std::vector<const AccountRow*> sorted;
+  for (const auto& [id, row] : rows) sorted.push_back(&row);
+  // A parent's path is shorter than those below it.
+  std::sort(sorted.begin(), sorted.end(), [](const AccountRow* a, const AccountRow* b) {
+    return a->path.size() < b->path.size();
+  });
   v1::ResolveAccountsResponse out;
-  for (const auto& [path, row] : by_path) {
+  for (const AccountRow* row : sorted) {
     v1::ResolvedAccount& account = *out.add_accounts();
     *account.mutable_account() = AccountViewOf(*row);
     account.set_parent_id(row->parent_id);
