@@ -239,7 +239,7 @@ int Measure(int64_t keys, const std::string& dir) {
   directory.Prefetch(std::move(ids));
   while (directory.cached_keys() < static_cast<size_t>(keys) &&
          absl::Now() - begin < absl::Minutes(5)) {
-    absl::SleepFor(absl::Milliseconds(20));
+    absl::SleepFor(absl::Milliseconds(20));  // lint: allow(sleep-in-test) a benchmark
   }
   std::printf("full resync: %.2f s for %zu keys\n", absl::ToDoubleSeconds(absl::Now() - begin),
               directory.cached_keys());
@@ -296,7 +296,7 @@ int Run(int argc, char** argv) {
       std::cerr << "the services ended\n";
       return 1;
     }
-    absl::SleepFor(absl::Milliseconds(100));
+    absl::SleepFor(absl::Milliseconds(100));  // lint: allow(sleep-in-test) a benchmark
   }
   std::printf("filled with %" PRId64 " keys in %.0f s\n", keys,
               absl::ToDoubleSeconds(absl::Now() - begin));
