@@ -147,7 +147,7 @@ void AddSet(Noun& noun) {
   auto any_network = std::make_shared<bool>(false);
   auto owner = std::make_shared<std::optional<std::string>>();
   auto purpose = std::make_shared<std::optional<std::string>>();
-  noun.AddVerb("set", "Changes what a key may use, or when it expires")
+  noun.AddVerb("set", "Changes what a key may use, from where, whose it is, or when it expires")
       .Positional("PATH", Into(update->mutable_path()), "path of the key")
       .Option("--models", "A,B", Into(update->mutable_models()), "models it may use")
       .Flag("--any-model", any_model.get(), "it may use all models")
