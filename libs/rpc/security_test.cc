@@ -178,9 +178,9 @@ class TlsTest : public ::testing::Test {
 TEST_F(TlsTest, AServiceCallsWhatItMayAndNothingElse) {
   EXPECT_EQ(*AskAs(*Make(Dir(), "edge")), "ledger-0");
   EXPECT_EQ(*AskAs(*Make(Dir(), "vault")), "ledger-0");
-  const auto refused = AskAs(*Make(Dir(), "enforcer"));
+  const auto refused = AskAs(*Make(Dir(), "router"));
   EXPECT_EQ(refused.status().code(), absl::StatusCode::kPermissionDenied) << refused.status();
-  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("spiffe://tollhouse/enforcer may not call"));
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("spiffe://tollhouse/router may not call"));
 }
 
 TEST_F(TlsTest, CertificatesOfAnotherAuthorityAreRefused) {
