@@ -4,6 +4,7 @@ import asyncio
 
 import anthropic
 import openai
+import pydantic
 import pytest
 
 import audit
@@ -134,6 +135,29 @@ def test_openai_streamed_tools(capped):
             for call in choice.delta.tool_calls or []:
                 name += call.function.name or ""
     assert name == "get_weather"
+    assert audit.check_exact(capped) == 1
+
+
+class City(pydantic.BaseModel):
+    name: str
+    inhabitants: int
+
+
+def test_openai_structured_output(capped):
+    answer = openai_client(capped).chat.completions.parse(
+        model=GPT, messages=say("A city", output=30, tool="City"), max_tokens=100,
+        tools=[openai.pydantic_function_tool(City)])
+    call, = answer.choices[0].message.tool_calls
+    assert isinstance(call.function.parsed_arguments, City)
+    assert audit.check_exact(capped) == 1
+
+
+def test_openai_streaming_helper(capped):
+    with openai_client(capped).chat.completions.stream(
+            model=GPT, messages=say("Hello", output=60, chunks=12), max_tokens=100) as stream:
+        text = "".join(event.delta for event in stream if event.type == "content.delta")
+        final = stream.get_final_completion()
+    assert text and text == final.choices[0].message.content
     assert audit.check_exact(capped) == 1
 
 
