@@ -330,6 +330,25 @@ TEST_F(AppTest, RaisesEndWithoutAnybodyAsking) {
   EXPECT_EQ(list.budgets(0).cap_nanousd(), 1000);
 }
 
+TEST_F(AppTest, OversizedBatchesAreRefusedWhole) {
+  const v1::Account org = Create("acme", common::v1::ACCOUNT_KIND_ORG);
+  v1::PostRequest request;
+  for (int i = 0; i < 4097; ++i) *request.add_entries() = Entry(org.id(), 1);
+  v1::PostResponse response;
+  const absl::Status status =
+      Call(*ledger_, &v1::LedgerService::Stub::PostBatch, request, &response);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ReasonOf(status), "BAD_ARGUMENT");
+  grpc::ClientContext context;
+  const auto stream = ledger_->Post(&context);
+  stream->Write(request);
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_EQ(ReasonOf(rpc::FromGrpc(stream->Finish())), "BAD_ARGUMENT");
+  request.mutable_entries()->RemoveLast();
+  ASSERT_TRUE(Call(*ledger_, &v1::LedgerService::Stub::PostBatch, request, &response).ok());
+  EXPECT_EQ(response.results_size(), 4096);
+}
+
 TEST_F(AppTest, StateSurvivesARestart) {
   const v1::Account org = Create("acme", common::v1::ACCOUNT_KIND_ORG);
   v1::PostRequest request;
