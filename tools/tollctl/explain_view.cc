@@ -143,8 +143,14 @@ Value ExplainDocument(const ledger::v1::ExplainRequestResponse& attempts) {
     rows.Add(Attempt(attempt));
     cost += attempt.entry().cost_nanousd();
   }
-  Value document = rows.items().back();
-  document.Set("sum", SumOf(attempts.attempts().rbegin()->entry()));
+  int shown = attempts.attempts_size() - 1;
+  // Beside an estimate, what remains in suspense says nothing of the usage.
+  if (shown > 0 && attempts.attempts(shown).state() == "suspense" &&
+      attempts.attempts(shown - 1).hold_id() == attempts.attempts(shown).hold_id()) {
+    --shown;
+  }
+  Value document = rows.items()[shown];
+  document.Set("sum", SumOf(attempts.attempts(shown).entry()));
   document.Set("cost_nanousd", Value::Count(cost));
   if (rows.items().size() > 1) document.Set("attempts", std::move(rows));
   return document;

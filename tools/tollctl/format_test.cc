@@ -235,6 +235,26 @@ TEST(ExplainTest, InputIncludesCachedAndOutputIncludesReasoning) {
   EXPECT_TRUE(value.At("attempts").is_null());
 }
 
+TEST(ExplainTest, AnEstimateIsShownThoughSomethingRemainsInSuspense) {
+  ledger::v1::ExplainRequestResponse response;
+  ledger::v1::JournalEntry& estimate = *response.add_attempts();
+  estimate = Attempt(1, "openai", 42);
+  estimate.set_state("estimated");
+  estimate.mutable_entry()->set_usage_source(common::v1::USAGE_SOURCE_ESTIMATED);
+  ledger::v1::JournalEntry& rest = *response.add_attempts();
+  rest = estimate;
+  rest.set_state("suspense");
+  rest.mutable_entry()->clear_usage();
+  rest.mutable_entry()->clear_usage_source();
+  rest.mutable_entry()->clear_cost_nanousd();
+  const Value value = ExplainDocument(response);
+  EXPECT_EQ(value.At("state"), Value("estimated"));
+  EXPECT_EQ(value.At("usage_source"), Value("estimated"));
+  EXPECT_EQ(value.At("usage.output_tokens"), Value::Count(11));
+  EXPECT_EQ(value.At("cost_nanousd"), Value::Count(42));
+  EXPECT_EQ(value.At("attempts").items().size(), 2u);
+}
+
 TEST(ExplainTest, TheSumIsShownTermByTermAndExactly) {
   ledger::v1::ExplainRequestResponse response;
   *response.add_attempts() = Attempt(1, "openai", 10);
