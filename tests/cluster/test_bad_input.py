@@ -81,8 +81,9 @@ def test_a_postgres_that_takes_no_writes(stack, bought):  # noqa: F811
 
 def test_a_postgres_without_standby_is_warned_of(stack):
     for name in stack.cluster.names("ledger"):
-        metrics = get("http://%s/metrics" % stack.cluster.state["processes"][name]["metrics"]).decode()
-        assert "tollhouse_ledger_synchronous_replication 0" in metrics
+        metrics = "http://%s/metrics" % stack.cluster.state["processes"][name]["metrics"]
+        wait_until(lambda: "tollhouse_ledger_synchronous_replication 0" in get(metrics).decode(),
+                   timeout=60, what="the first audit of " + name)
         assert '"event":"postgres_asynchronous"' in stack.cluster.log(name).read_text()
 
 
