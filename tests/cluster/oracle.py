@@ -193,8 +193,9 @@ def check(house, answered):
 
 
 def check_each(records, entries, rows):
-    """Each request that the provider saw ended in one place: an entry, or a row that says why not. A row
-    that the provider knows nothing of is of a request that was on its way when something died."""
+    """Each request that the provider saw ended in one place: an entry, or a row that says why not, or an
+    estimate beside the rest of its hold. A row that the provider knows nothing of is of a request that
+    was on its way when something died."""
     ended = audit.entries_by_hold(entries)
     waiting = {row["hold_id"]: row for row in rows}
     for record in records:
@@ -202,7 +203,8 @@ def check_each(records, entries, rows):
         if hold and hold not in ended and hold not in waiting:
             raise audit.Mismatch("the provider served it and nobody knows of it: %s" % record)
     for hold, row in waiting.items():
-        if hold in ended and ended[hold]["state"] != "suspense":
+        # Of what was posted as an estimate, the rest of the hold waits.
+        if hold in ended and ended[hold]["state"] not in ("suspense", "estimated"):
             raise audit.Mismatch("posted and in suspense: %s / %s" % (ended[hold], row))
         if not row["why"] or not row["account"] or int(row["amount_nanousd"]) <= 0:
             raise audit.Mismatch("suspense that explains nothing: %s" % row)
