@@ -1,9 +1,12 @@
 """A cluster of tools/cluster with the simulated provider behind it; what tests ask of tollhoused, they
 may ask of it too (tests/e2e/stack.py)."""
 
+import contextlib
 import os
 import pathlib
 
+import secret_scan
+from clusterlib import redis
 from clusterlib.cluster import Cluster
 from stack import SimProvider, Stack, Tollctl
 
@@ -30,9 +33,25 @@ class ClusterStack(Stack):
         return self
 
     def stop(self):
+        self.keep_metrics({name: self.cluster.metrics(name) for name in self.cluster.names()
+                           if self.cluster.metrics(name)})
+        for name in self.cluster.names("redis"):
+            with contextlib.suppress(OSError, redis.RedisError):
+                redis.command(self.cluster.port(name), "SAVE")
         self.cluster.down()
         self.sim.stop()
         self.alive.remove(self)
+        self.check_secrets()
+
+    def written(self):
+        return [self.cluster.directory / "data", self.cluster.directory / "log",
+                *self.directory.glob("*.log"), *self.directory.glob("*.metrics")]
+
+    def check_secrets(self):
+        secret_scan.remember("a key-encryption key", (self.cluster.directory / "kek").read_bytes())
+        secret_scan.remember_key(self.cluster.token_file.read_text().strip())
+        found = secret_scan.findings(*self.written())
+        assert not found, "secrets where they may not be:\n" + "\n".join(found)
 
     @property
     def ctl(self):

@@ -250,6 +250,14 @@ class Cluster:
     def gates(self):
         return list(self.state["gates"])
 
+    def metrics(self, name):
+        """Of a service's page; "" if the process has none."""
+        address = self._record(name).get("metrics")
+        return "http://" + address if address else ""
+
+    def port(self, name):
+        return self._port(name)
+
     def address(self, name):
         return self._record(name)["address"]
 
