@@ -16,6 +16,7 @@
 #include "libs/base/error.h"
 #include "libs/base/status_macros.h"
 #include "libs/base/strings.h"
+#include "libs/crypto/hardening.h"
 #include "libs/obs/admin_server.h"
 #include "libs/obs/log.h"
 #include "libs/rpc/admin_issuers.h"
@@ -239,7 +240,8 @@ int Program::Run(int argc, char** argv, const Make& make) {
   aio::BlockTerminationSignals();
   obs::InitLogging(name_, obs::ParseLevel(config_.log_level));
   gpr_set_log_function(LogOfGrpc);
-  const absl::Status status = command != nullptr ? (*command)() : Serve(make);
+  absl::Status status = crypto::HardenProcess();
+  if (status.ok()) status = command != nullptr ? (*command)() : Serve(make);
   if (status.ok()) return 0;
   std::fprintf(stderr, "%s: %s\n", name_.c_str(), std::string(status.message()).c_str());
   return 1;

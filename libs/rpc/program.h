@@ -109,7 +109,7 @@ class Program {
 
   using Make = std::function<absl::StatusOr<std::unique_ptr<Hosted>>(const Environment&)>;
   // main(): 0 after SIGTERM or a command that succeeded, 1 for what failed, 2 for a wrong
-  // configuration. Failures are one line on standard error.
+  // configuration. Failures are one line on standard error. No core dumps (libs/crypto/hardening.h).
   int Run(int argc, char** argv, const Make& make);
 
  private:

@@ -3,7 +3,6 @@
 #include <string>
 
 #include "libs/base/status_macros.h"
-#include "libs/crypto/hardening.h"
 #include "libs/rpc/program.h"
 #include "services/edge/app.h"
 #include "services/edge/options.h"
@@ -37,7 +36,6 @@ int Run(int argc, char** argv) {
     return CheckConfig(config);
   });
   return program.Run(argc, argv, [&](const rpc::Environment& environment) -> absl::StatusOr<std::unique_ptr<rpc::Hosted>> {
-    TH_RETURN_IF_ERROR(crypto::HardenProcess());
     Channels channels;
     TH_ASSIGN_OR_RETURN(channels.ledger, environment.Channel("ledger", ledger));
     TH_ASSIGN_OR_RETURN(channels.enforcer, environment.Channel("enforcer", enforcer));

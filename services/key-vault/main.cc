@@ -4,7 +4,6 @@
 #include <string>
 
 #include "libs/base/status_macros.h"
-#include "libs/crypto/hardening.h"
 #include "libs/rpc/program.h"
 #include "services/key-vault/app.h"
 #include "services/key-vault/key_encryption.h"
@@ -50,7 +49,6 @@ int Run(int argc, char** argv) {
     return ledger.empty() ? absl::InvalidArgumentError("--ledger is required") : absl::OkStatus();
   });
   const auto create = [&](const rpc::Environment& environment) -> absl::StatusOr<std::unique_ptr<rpc::Hosted>> {
-    TH_RETURN_IF_ERROR(crypto::HardenProcess());
     config.authenticator = environment.authenticator().get();
     TH_ASSIGN_OR_RETURN(auto channel, environment.Channel("ledger", ledger));
     TH_ASSIGN_OR_RETURN(auto app, App::Create(config, std::move(channel)));
