@@ -10,7 +10,7 @@ import pytest
 
 import audit
 import load
-from stack import wait_until
+from stack import LONG, wait_until
 from test_sdks import CLAUDE, GPT, say
 
 CHAT = {"model": GPT, "max_tokens": 20, "messages": [{"role": "user", "content": "Hi"}]}
@@ -160,6 +160,33 @@ def test_smuggled_framing_is_refused_and_the_connection_closed(stack, tenant, na
     assert answer.count(b"HTTP/1.1 200") == 0, "the second request must not be served"
     assert b"HTTP/1.1 4" in answer or b"HTTP/1.1 501" in answer or answer == b"", answer[:200]
     assert audit.check_exact(tenant) == 0
+    still_serves(stack, tenant)
+
+
+def resident_bytes(pid):
+    line = next(line for line in open("/proc/%d/status" % pid) if line.startswith("VmRSS"))
+    return int(line.split()[1]) * 1024
+
+
+def test_malformed_traffic_and_invented_keys_cost_no_memory(stack, tenant, rng):
+    """Thousands of broken heads, keys and tokens leave the process as large as hundreds did."""
+    secrets = [tenant.secret, "sk-toll-%032x-%064x", "%0300x", "eyJhbGciOiJub25lIn0.eyJpIjoi%020x.", "\xff"]
+
+    def storm(rounds):
+        for _ in range(rounds):
+            for _, rest in SMUGGLED:
+                secret = rng.choice(secrets)
+                if "%" in secret:
+                    secret %= tuple(rng.getrandbits(80) for _ in range(secret.count("%")))
+                data = ("POST /v1/chat/completions HTTP/1.1\r\nhost: e\r\nauthorization: Bearer " + secret
+                        + "\r\n" + rest).encode("latin-1")
+                answer = load.exchange(stack.edge, data, timeout=5, half_close=True)
+                assert b" 200 " not in answer.split(b"\r\n")[0]
+
+    storm(40)
+    before = resident_bytes(stack.house.pid)
+    storm(5000 if LONG else 600)
+    assert resident_bytes(stack.house.pid) - before < 4 << 20
     still_serves(stack, tenant)
 
 
