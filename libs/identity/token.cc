@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "libs/base/error.h"
 #include "libs/base/status_macros.h"
@@ -85,6 +86,11 @@ absl::Status ReadClaims(const simdjson::dom::object& claims, Token* token) {
   return absl::OkStatus();
 }
 
+// RFC 7515: no padding, no white space; the decoder would skip both.
+bool IsBase64UrlOrDot(char c) {
+  return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.';
+}
+
 }  // namespace
 
 bool LooksLikeToken(std::string_view text) {
@@ -94,11 +100,12 @@ bool LooksLikeToken(std::string_view text) {
 
 absl::StatusOr<Token> ParseToken(std::string_view text) {
   if (text.size() > kTokenBytesMax) return BadToken("the token is too long");
-  const size_t first = text.find('.');
-  const size_t second = first == text.npos ? text.npos : text.find('.', first + 1);
-  if (second == text.npos || text.find('.', second + 1) != text.npos) {
-    return BadToken("the token does not have three parts");
+  if (!LooksLikeToken(text)) return BadToken("the token does not have three parts");
+  if (!std::all_of(text.begin(), text.end(), IsBase64UrlOrDot)) {
+    return BadToken("the token is not base64url");
   }
+  const size_t first = text.find('.');
+  const size_t second = text.find('.', first + 1);
   Token token;
   std::string header, payload;
   if (!absl::WebSafeBase64Unescape(Absl(text.substr(0, first)), &header) ||
