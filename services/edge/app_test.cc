@@ -849,6 +849,7 @@ TEST_F(AppTest, ARefusedCredentialIsReplacedWithinTheCallAndThenRests) {
   Start();
   for (int i = 0; i < 4; ++i) EXPECT_EQ(Call(Request(Chat())).status, 200);
   EXPECT_THAT(provider_.requests(), SizeIs(5));  // one 401 for all of them
+  EXPECT_TRUE(services_.WaitAcknowledged(4));
   EXPECT_EQ(services_.spent(), 4 * kJsonCost);
 }
 
@@ -876,6 +877,7 @@ TEST_F(AppTest, WhenEveryCredentialIsRefusedTheCallerHearsIt) {
   EXPECT_EQ(Call(Request(Chat())).status, 502);
   EXPECT_THAT(provider_.requests(), SizeIs(2));
   EXPECT_EQ(services_.WaitEntries(1)[0].kind(), ledger::v1::ENTRY_KIND_VOID);
+  EXPECT_TRUE(services_.WaitAcknowledged(1));
   EXPECT_EQ(services_.held(), 0);
 }
 
