@@ -822,7 +822,10 @@ TEST_F(AppTest, AKeyHasSoManyRequestsUnderWay) {
   EXPECT_EQ(Call(Request(Chat())).status, 429);
   go_on.Notify();
   EXPECT_EQ(first->Read().status, 200);
-  EXPECT_EQ(Call(Request(Chat())).status, 200);
+  // The first has ended a moment after its last byte.
+  int status = 429;
+  for (int i = 0; i < 1000 && status == 429; ++i) status = Call(Request(Chat())).status;
+  EXPECT_EQ(status, 200);
 }
 
 // Two credentials: a new version of "a" before the old one, and "b".
